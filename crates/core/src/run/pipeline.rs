@@ -1,0 +1,301 @@
+//! The four steps of an attempt, and the one of an action: which operation may begin now.
+
+use serde_json::json;
+
+use super::attempt::done_event;
+use super::{AttemptState, Directive, Moment, Operation, OperationStatus, Row, RowState, Run, StepStatus, Try};
+use crate::event::{Event, EventKind};
+use crate::id::{AttemptId, ResourceId, Tag};
+use crate::lifecycle::{State, Step};
+use crate::time::{Span, Timestamp};
+use crate::workflow::call::{Call, CallKey, Task, Work};
+
+/// Where an operation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In an attempt, by its index.
+    Attempt(usize),
+    /// In the running action.
+    Action,
+}
+
+impl Run {
+    pub(super) fn operations(&self, place: Place) -> &[Operation] {
+        match place {
+            Place::Attempt(i) => self.attempts.get(i).map_or(&[], |a| &a.operations),
+            Place::Action => self.action.as_ref().map_or(&[], |a| &a.operations),
+        }
+    }
+
+    pub(super) fn operation_mut(&mut self, place: Place, index: usize) -> Option<&mut Operation> {
+        match place {
+            Place::Attempt(i) => self.attempts.get_mut(i)?.operations.get_mut(index),
+            Place::Action => self.action.as_mut()?.operations.get_mut(index),
+        }
+    }
+
+    /// The attempt whose cluster and resources an operation works with.
+    pub(super) fn base(&self, place: Place) -> Option<usize> {
+        match place {
+            Place::Attempt(i) => Some(i),
+            Place::Action => self.winner.and_then(|w| self.attempt_index(w)),
+        }
+    }
+
+    /// Moves an attempt as far as it can go now.
+    pub(super) fn advance_attempt(&mut self, index: usize, m: &mut Moment<'_>, d: &mut Directive) {
+        loop {
+            let Some(attempt) = self.attempts.get(index).filter(|a| a.state == AttemptState::Running) else { return };
+            let Some(step) = attempt.steps.iter().find(|s| s.status != StepStatus::Succeeded).map(|s| s.step) else {
+                return self.win(index, m);
+            };
+            self.begin_step(index, step, m);
+            self.advance_operations(Place::Attempt(index), step, m, d);
+            let mut of_step = self.operations(Place::Attempt(index)).iter().filter(|o| o.planned.step == step);
+            if !of_step.all(|o| o.status == OperationStatus::Succeeded) {
+                return;
+            }
+            self.finish_step(index, step, m);
+        }
+    }
+
+    /// Moves the running action as far as it can go now: its operations follow one another by `after`.
+    pub(super) fn advance_action(&mut self, m: &mut Moment<'_>, d: &mut Directive) {
+        for step in Step::ALL {
+            self.advance_operations(Place::Action, step, m, d);
+            let done = self.operations(Place::Action).iter().filter(|o| o.planned.step == step).all(|o| o.status == OperationStatus::Succeeded);
+            if !done {
+                return;
+            }
+        }
+    }
+
+    fn begin_step(&mut self, index: usize, step: Step, m: &mut Moment<'_>) {
+        let Some(attempt) = self.attempts.get_mut(index) else { return };
+        let id = attempt.id;
+        let Some(run) = attempt.steps.get_mut(step.number()).filter(|s| s.status == StepStatus::Pending) else { return };
+        run.status = StepStatus::Running;
+        run.started_at = Some(m.now);
+        let mut event = Event { step: Some(step.name().to_owned()), attempt: Some(id), ..Event::new(EventKind::StepStarted) };
+        if self.leading().is_some_and(|a| a.id == id) {
+            self.enter(State::of_step(step), &mut event);
+        }
+        m.events.push(event);
+    }
+
+    fn finish_step(&mut self, index: usize, step: Step, m: &mut Moment<'_>) {
+        let leads = self.attempts.get(index).is_some_and(|a| self.leading().is_some_and(|l| l.id == a.id));
+        let Some(attempt) = self.attempts.get_mut(index) else { return };
+        let (id, retries) = (attempt.id, attempt.retries_of(step));
+        if let Some(run) = attempt.steps.get_mut(step.number()) {
+            run.status = StepStatus::Succeeded;
+            run.finished_at = Some(m.now);
+        }
+        let event = |kind| Event {
+            step: Some(step.name().to_owned()),
+            attempt: Some(id),
+            detail: json!({"status": "succeeded", "retries": retries}),
+            ..Event::new(kind)
+        };
+        m.events.push(event(EventKind::StepFinished));
+        if leads {
+            m.events.push(event(EventKind::StepCompleted));
+        }
+    }
+
+    fn advance_operations(&mut self, place: Place, step: Step, m: &mut Moment<'_>, d: &mut Directive) {
+        for index in 0..self.operations(place).len() {
+            let Some(operation) = self.operations(place).get(index).filter(|o| o.planned.step == step) else { continue };
+            match operation.status {
+                OperationStatus::Pending | OperationStatus::Waiting => {
+                    if !self.is_ready(place, operation) {
+                        continue;
+                    }
+                    match operation.next_at.filter(|at| *at > m.now) {
+                        Some(at) => d.wake(at),
+                        None if operation.planned.awaits_input => self.await_input(place, index, m),
+                        None => self.start_try(place, index, m, d),
+                    }
+                }
+                OperationStatus::Looking => self.look_for(place, index, m, d),
+                _ => {}
+            }
+        }
+    }
+
+    /// Its predecessors have succeeded, and what it must not find any more is gone.
+    fn is_ready(&self, place: Place, operation: &Operation) -> bool {
+        let all = self.operations(place);
+        let cleared = operation.clears.is_none_or(|id| self.ledger.iter().any(|r| r.id == id && r.is_closed()));
+        // The last of a name counts: a recreated operation stands after the one it repeats.
+        let done = |name: &String| {
+            let mut of_name = all.iter().filter(|o| o.planned.name == *name).peekable();
+            of_name.peek().is_none() || of_name.all(|o| o.status == OperationStatus::Succeeded)
+        };
+        cleared && operation.planned.after.iter().all(done)
+    }
+
+    /// An operation that a person does: nothing is called; it is done once the input is there (SPEC 3.8).
+    fn await_input(&mut self, place: Place, index: usize, m: &mut Moment<'_>) {
+        let input = self.manual_input.clone();
+        let attempt = self.base(place).and_then(|i| self.attempts.get(i)).map(|a| a.id);
+        let Some(operation) = self.operation_mut(place, index) else { return };
+        if operation.tries.is_empty() {
+            operation.tries.push(Try { started_at: m.now, finished_at: None, error: None });
+        }
+        let Some(input) = input else {
+            if self.waiting.is_none() {
+                self.wait_for(Some(("manual_input", None)), m.now, m.events);
+                m.events.push(Event { attempt, ..Event::new(EventKind::InputRequired) });
+            }
+            return;
+        };
+        if let Some(last) = operation.tries.last_mut() {
+            last.finished_at = Some(m.now);
+        }
+        operation.status = OperationStatus::Succeeded;
+        m.events.push(done_event(operation, attempt, "succeeded"));
+        if let Some(base) = self.base(place).and_then(|i| self.attempts.get_mut(i)) {
+            base.endpoints = input.endpoints;
+        }
+        self.wait_for(None, m.now, m.events);
+        self.touch(m);
+    }
+
+    /// Begins a try: a ledger row before a create, then the call.
+    fn start_try(&mut self, place: Place, index: usize, m: &mut Moment<'_>, d: &mut Directive) {
+        let Some(base) = self.base(place) else { return };
+        let Some(operation) = self.operations(place).get(index) else { return };
+        let row = operation.planned.makes.clone().map(|kind| self.intend(place, index, base, &kind, m));
+        let Some(operation) = self.operation_mut(place, index) else { return };
+        operation.row = row.or(operation.row);
+        operation.clears = None;
+        operation.next_at = None;
+        operation.status = OperationStatus::Running;
+        operation.generation = m.generation;
+        operation.calls += 1;
+        // Why: a call that a former holder began goes on as the same try.
+        let goes_on = operation.tries.last().is_some_and(|t| t.finished_at.is_none());
+        if !goes_on {
+            operation.tries.push(Try { started_at: m.now, finished_at: None, error: None });
+        }
+        let started = operation.tries.last().map_or(m.now, |t| t.started_at);
+        let mut deadline = started.plus(operation.deadline);
+        if goes_on {
+            // H12: no deadline fires under a new lease before its holder has asked the provider once.
+            deadline = deadline.max(m.now.plus(operation.planned.call_limit));
+        }
+        let name = operation.planned.name.clone();
+        let step = operation.planned.step.name().to_owned();
+        let detail = json!({"operation": name, "try": operation.tries.len(), "resource": operation.row});
+        if let Some(call) = self.perform_call(place, index, base, deadline) {
+            d.calls.push(call);
+        }
+        if !goes_on {
+            let attempt = self.attempts.get(base).map(|a| a.id);
+            m.events.push(Event { step: Some(step), attempt, detail, ..Event::new(EventKind::OperationStarted) });
+            self.touch(m);
+        }
+    }
+
+    /// The row for what an operation makes: the one it has where that is certain, else a new one (H10).
+    fn intend(&mut self, place: Place, index: usize, base: usize, kind: &str, m: &mut Moment<'_>) -> ResourceId {
+        let send_by = m.now.plus(m.send_within);
+        let kept = self.operations(place).get(index).and_then(|o| o.row);
+        if let Some(row) = self.ledger.iter_mut().find(|r| Some(r.id) == kept && !r.is_closed() && !r.unwanted) {
+            if row.provider_id.is_none() {
+                row.send_by = send_by;
+            }
+            row.busy = Some(m.generation);
+            return row.id;
+        }
+        let id = ResourceId::new(m.now, m.chance);
+        let (operation, call_limit) = self.operations(place).get(index).map_or_else(
+            || (String::new(), Span::ZERO),
+            |o| (o.planned.name.clone(), o.planned.call_limit),
+        );
+        let attempt = self.attempts.get(base);
+        let row = Row {
+            id,
+            attempt: attempt.map_or_else(|| AttemptId::new(m.now, m.chance), |a| a.id),
+            cluster: attempt.map_or_else(|| crate::id::ClusterId::new(m.now, m.chance), |a| a.cluster),
+            kind: kind.to_owned(),
+            operation,
+            name: resource_name(&self.spec.name, id),
+            tag: Tag::new(m.installation, id),
+            provider_id: None,
+            uid: None,
+            identity: attempt.and_then(|a| a.identity.clone()),
+            state: RowState::Intended,
+            created_at: m.now,
+            released_at: None,
+            send_by,
+            call_limit,
+            in_doubt: false,
+            empty_looks: 0,
+            unwanted: false,
+            busy: Some(m.generation),
+            calls: 0,
+            next_at: None,
+            failures: 0,
+            owed_since: None,
+            last_error: None,
+            written_off: false,
+        };
+        self.ledger.push(row);
+        id
+    }
+
+    fn perform_call(&self, place: Place, index: usize, base: usize, deadline: Timestamp) -> Option<Call> {
+        let attempt = self.attempts.get(base)?;
+        let operation = self.operations(place).get(index)?;
+        let row = operation.row.and_then(|id| self.ledger.iter().find(|r| r.id == id));
+        let number = operation.calls;
+        let key = match place {
+            Place::Attempt(_) => CallKey::Operation { attempt: attempt.id, operation: index, number },
+            Place::Action => CallKey::Action { operation: index, number },
+        };
+        let creating = row.filter(|r| r.provider_id.is_none());
+        let probe = attempt.settings.probe_every;
+        let is_probe = operation.planned.name.starts_with("probe_");
+        let work = Work {
+            operation: operation.planned.name.clone(),
+            item: operation.planned.item.clone(),
+            spec: self.spec.clone(),
+            request: self.id,
+            attempt: Some(attempt.id),
+            tag: row.map(|r| r.tag.clone()),
+            name: row.map_or_else(|| self.spec.name.clone(), |r| r.name.clone()),
+            provider_id: row.and_then(|r| r.provider_id.clone()),
+            resources: self.resources_of(attempt.id),
+            facts: attempt.facts.clone(),
+            endpoints: attempt.endpoints.clone(),
+            try_number: u32::try_from(operation.tries.len()).unwrap_or(u32::MAX),
+        };
+        Some(Call {
+            key,
+            request: self.id,
+            cluster: attempt.cluster,
+            task: Task::Perform(Box::new(work)),
+            deadline,
+            send_by: creating.map(|r| r.send_by),
+            call_limit: operation.planned.call_limit,
+            first_after: if is_probe { attempt.settings.probe_first_after } else { Span::ZERO },
+            look_every: is_probe.then_some(probe),
+        })
+    }
+
+    /// The backend's ids of what an attempt has, by kind; the newest of a kind counts.
+    pub(super) fn resources_of(&self, attempt: AttemptId) -> std::collections::BTreeMap<String, String> {
+        let rows = self.ledger.iter().filter(|r| r.attempt == attempt && !r.unwanted && !r.is_closed());
+        rows.filter_map(|r| Some((r.kind.clone(), r.provider_id.clone()?))).collect()
+    }
+}
+
+/// The name of a resource: the request's and the end of the row's id, so that attempts share none (H9).
+fn resource_name(request: &str, row: ResourceId) -> String {
+    let letters = row.letters();
+    let tail: String = letters.chars().skip(letters.len().saturating_sub(8)).collect();
+    let head: String = request.chars().take(50).collect();
+    format!("{}-{tail}", head.trim_end_matches('-'))
+}

@@ -1,0 +1,316 @@
+//! Taking in an answer: the ledger first, whatever has become of the attempt; then the operation.
+
+use serde_json::json;
+
+use super::attempt::done_event;
+use super::pipeline::Place;
+use super::{AttemptState, Moment, Operation, OperationStatus, RowState, Run};
+use crate::event::{Event, EventKind, ResourceRef};
+use crate::failure::{Class, Failure};
+use crate::id::ResourceId;
+use crate::spec::Kind;
+use crate::lifecycle::Step;
+use crate::time::Span;
+use crate::workflow::plan::OnRetry;
+use crate::workflow::retry::backoff;
+use crate::workflow::{Answer, CallKey, Found, Made, Reply};
+
+impl Run {
+    /// Takes in one answer. An answer to a call that is no longer the operation's latest changes only
+    /// the ledger.
+    pub fn settle(&mut self, answer: Answer, m: &mut Moment<'_>) {
+        match answer.key {
+            CallKey::Operation { attempt, operation, number } => {
+                let Some(index) = self.attempt_index(attempt) else { return };
+                self.settle_operation(Place::Attempt(index), operation, number, answer.reply, m);
+            }
+            CallKey::Action { operation, number } => {
+                self.settle_operation(Place::Action, operation, number, answer.reply, m);
+            }
+            CallKey::Look { row, number } => self.settle_look(row, number, answer.reply, m),
+            CallKey::Release { row, number } => self.settle_release(row, number, answer.reply, m),
+        }
+    }
+
+    fn settle_operation(&mut self, place: Place, index: usize, number: u32, reply: Reply, m: &mut Moment<'_>) {
+        let Some(operation) = self.operations(place).get(index) else { return };
+        let row = operation.row;
+        let current = operation.status == OperationStatus::Running && operation.calls == number;
+        let latest = operation.calls == number;
+        match reply {
+            Reply::Progress(made) => self.record(place, row.filter(|_| latest), &made, m),
+            Reply::Done(made) => {
+                self.record(place, row.filter(|_| latest), &made, m);
+                self.free(row.filter(|_| latest));
+                if current {
+                    self.succeed(place, index, made, m);
+                }
+            }
+            Reply::Failed(failure) => self.fail_try(place, index, latest, current, failure, false, m),
+            Reply::TimedOut { last_seen } => {
+                let failure = timed_out(operation, last_seen.as_deref());
+                self.fail_try(place, index, latest, current, failure, true, m);
+            }
+            Reply::Dropped => {
+                self.free(row.filter(|_| latest));
+                if let Some(operation) = self.operation_mut(place, index).filter(|_| current) {
+                    operation.status = OperationStatus::Cancelled;
+                }
+            }
+            Reply::Looked(_) | Reply::Gone { .. } => {}
+        }
+    }
+
+    /// Nothing is under way for a row any more.
+    fn free(&mut self, row: Option<ResourceId>) {
+        if let Some(row) = self.ledger.iter_mut().find(|r| Some(r.id) == row) {
+            row.busy = None;
+        }
+    }
+
+    /// Writes what is known of a resource into its row.
+    fn record(&mut self, place: Place, row: Option<ResourceId>, made: &Made, m: &mut Moment<'_>) {
+        let identity = self.base(place).and_then(|i| self.attempts.get(i)).and_then(|a| a.identity.clone());
+        let Some(row) = self.ledger.iter_mut().find(|r| Some(r.id) == row && !r.is_closed()) else { return };
+        let Some(provider_id) = &made.provider_id else { return };
+        if row.provider_id.is_none() {
+            row.provider_id = Some(provider_id.clone());
+            row.identity = row.identity.clone().or(identity);
+            row.in_doubt = false;
+            row.state = RowState::Created;
+            let resource = ResourceRef { kind: row.kind.clone(), id: row.id, provider_id: Some(provider_id.clone()) };
+            m.events.push(Event { resource: Some(resource), attempt: Some(row.attempt), ..Event::new(EventKind::ResourceAllocated) });
+        }
+        if made.uid.is_some() {
+            row.uid.clone_from(&made.uid);
+        }
+    }
+
+    fn succeed(&mut self, place: Place, index: usize, made: Made, m: &mut Moment<'_>) {
+        let attempt = self.base(place).and_then(|i| self.attempts.get(i)).map(|a| a.id);
+        let Some(operation) = self.operation_mut(place, index) else { return };
+        operation.status = OperationStatus::Succeeded;
+        if let Some(last) = operation.tries.last_mut() {
+            last.finished_at = Some(m.now);
+        }
+        m.events.push(done_event(operation, attempt, "succeeded"));
+        if let Some(base) = self.base(place).and_then(|i| self.attempts.get_mut(i)) {
+            base.facts.extend(made.facts);
+            for endpoint in made.endpoints {
+                base.endpoints.retain(|e| e.name != endpoint.name);
+                base.endpoints.push(endpoint);
+            }
+        }
+        self.touch(m);
+    }
+
+    #[allow(clippy::too_many_arguments)] // one failed try is described by exactly these
+    fn fail_try(&mut self, place: Place, index: usize, latest: bool, current: bool, failure: Failure, timed_out: bool, m: &mut Moment<'_>) {
+        let row = self.operations(place).get(index).and_then(|o| o.row).filter(|_| latest);
+        self.free(row);
+        let uncertain = timed_out || failure.class == Class::Ambiguous;
+        let doubt = self.ledger.iter_mut().find(|r| Some(r.id) == row && r.provider_id.is_none() && !r.is_closed());
+        let in_doubt = doubt.is_some_and(|row| {
+            row.in_doubt |= uncertain;
+            row.next_at = Some(m.now);
+            row.in_doubt
+        });
+        if !current {
+            return;
+        }
+        let failure = self.note_failure(place, index, failure, timed_out, m);
+        if in_doubt {
+            // The provider is asked by the tag before anything is made again (SPEC 3.6).
+            if let Some(operation) = self.operation_mut(place, index) {
+                operation.status = OperationStatus::Looking;
+                operation.next_at = Some(m.now);
+            }
+            return;
+        }
+        match failure.class {
+            Class::Throttled => self.throttle(place, index, failure, m),
+            Class::Transient | Class::Ambiguous => {
+                let spoiled = failure.spoiled || timed_out;
+                self.retry(place, index, failure, spoiled, m);
+            }
+            Class::Permanent | Class::Auth | Class::Capacity => self.fail_operation(place, index, failure, m),
+        }
+    }
+
+    /// Ends the present try with its error.
+    fn note_failure(&mut self, place: Place, index: usize, mut failure: Failure, timed_out: bool, m: &mut Moment<'_>) -> Failure {
+        let attempt = self.base(place).and_then(|i| self.attempts.get(i)).map(|a| a.id);
+        let Some(operation) = self.operation_mut(place, index) else { return failure };
+        failure.operation = Some(operation.planned.name.clone());
+        failure.step = Some(operation.planned.step.name().to_owned());
+        failure.attempt = attempt;
+        failure.at = Some(m.now);
+        if let Some(last) = operation.tries.last_mut() {
+            last.finished_at = Some(m.now);
+            last.error = Some(failure.clone());
+        }
+        let kind = if timed_out { EventKind::OperationTimedOut } else { EventKind::OperationRetried };
+        let detail = json!({"operation": operation.planned.name, "try": operation.tries.len(), "resource": operation.row});
+        m.events.push(Event { step: failure.step.clone(), attempt, error: Some(failure.clone()), detail, ..Event::new(kind) });
+        self.touch(m);
+        failure
+    }
+
+    /// A wait that the backend asked for: no retry, but not for ever (H10).
+    fn throttle(&mut self, place: Place, index: usize, failure: Failure, m: &mut Moment<'_>) {
+        let Some(base) = self.base(place).and_then(|i| self.attempts.get(i)) else { return };
+        let pause = failure.retry_after.unwrap_or(Span::ZERO).max(backoff(&base.settings.retry, 1, m.chance));
+        let Some(operation) = self.operation_mut(place, index) else { return };
+        let limit = *operation.throttled_until.get_or_insert(m.now.plus(operation.deadline));
+        if m.now >= limit {
+            return self.fail_operation(place, index, failure, m);
+        }
+        operation.status = OperationStatus::Waiting;
+        operation.next_at = Some(m.now.plus(pause));
+    }
+
+    /// Another try after a pause, or the end of the operation. `spoiled`: what it made, or what it waits
+    /// for, must not be used again.
+    fn retry(&mut self, place: Place, index: usize, failure: Failure, spoiled: bool, m: &mut Moment<'_>) {
+        let Some(base) = self.base(place) else { return };
+        let Some(policy) = self.attempts.get(base).map(|a| a.settings.retry) else { return };
+        if self.await_better_input(place, index, &failure, m) {
+            return;
+        }
+        let Some(operation) = self.operation_mut(place, index) else { return };
+        if operation.retries >= policy.max_retries {
+            return self.fail_operation(place, index, failure, m);
+        }
+        operation.retries += 1;
+        operation.throttled_until = None;
+        let pause = backoff(&policy, operation.retries, m.chance).max(failure.retry_after.unwrap_or(Span::ZERO));
+        operation.status = OperationStatus::Waiting;
+        operation.next_at = Some(m.now.plus(pause));
+        let (row, recreate) = (operation.row, operation.planned.on_retry.clone());
+        if spoiled && operation.planned.makes.is_some() {
+            let made = self.ledger.iter_mut().find(|r| Some(r.id) == row && r.provider_id.is_some() && !r.is_closed());
+            if let Some(made) = made {
+                made.unwanted = true;
+                if let Some(operation) = self.operation_mut(place, index) {
+                    operation.clears = row;
+                    operation.row = None;
+                }
+            }
+        } else if let (true, OnRetry::Recreate(name), Place::Attempt(attempt)) = (spoiled, recreate, place) {
+            self.recreate(attempt, index, &name);
+        }
+    }
+
+    /// Releases what `name` made and plans it again before the waiting operation (H10).
+    fn recreate(&mut self, attempt: usize, waiting: usize, name: &str) {
+        let Some(found) = self.attempts.get_mut(attempt) else { return };
+        let Some(step) = found.operations.get(waiting).map(|o| o.planned.step) else { return };
+        let Some(maker) = found.operations.iter().rev().find(|o| o.planned.name == name) else { return };
+        let old = maker.row;
+        let mut again = Operation {
+            status: OperationStatus::Waiting,
+            tries: Vec::new(),
+            retries: 0,
+            next_at: None,
+            calls: 0,
+            row: None,
+            clears: old,
+            ..maker.clone()
+        };
+        again.planned.step = step;
+        found.operations.push(again);
+        if let Some(row) = self.ledger.iter_mut().find(|r| Some(r.id) == old && !r.is_closed()) {
+            row.unwanted = true;
+        }
+    }
+
+    /// H17: a typo in what a person gave never rolls a vendor's service back; it is asked for again.
+    fn await_better_input(&mut self, place: Place, index: usize, failure: &Failure, m: &mut Moment<'_>) -> bool {
+        let verifying = self.operations(place).get(index).is_some_and(|o| o.planned.step == Step::Verify);
+        if self.spec.kind != Kind::Managed || !verifying || self.manual_input.take().is_none() {
+            return false;
+        }
+        if let Some(operation) = self.operation_mut(place, index) {
+            operation.status = OperationStatus::Waiting;
+            operation.next_at = None;
+        }
+        self.wait_for(Some(("manual_input", Some(failure.message.clone()))), m.now, m.events);
+        m.events.push(Event { error: Some(failure.clone()), ..Event::new(EventKind::InputRequired) });
+        true
+    }
+
+    /// The operation is over, and its attempt with it.
+    pub(super) fn fail_operation(&mut self, place: Place, index: usize, failure: Failure, m: &mut Moment<'_>) {
+        let attempt = self.base(place).and_then(|i| self.attempts.get(i)).map(|a| a.id);
+        let Some(operation) = self.operation_mut(place, index) else { return };
+        operation.status = OperationStatus::Failed;
+        m.events.push(done_event(operation, attempt, "failed"));
+        if let Place::Attempt(attempt) = place {
+            self.end_attempt(attempt, AttemptState::Failed, Some(failure), m);
+        }
+    }
+
+    /// What a look for an operation's own row found: adopt it, make it anew, or look again (H5).
+    pub(super) fn settle_own_look(&mut self, place: Place, index: usize, found: &[Found], m: &mut Moment<'_>) {
+        let Some(id) = self.operations(place).get(index).and_then(|o| o.row) else { return };
+        let error = self.operations(place).get(index).and_then(|o| o.tries.last()).and_then(|t| t.error.clone());
+        let error = error.unwrap_or_else(|| Failure::new(Class::Transient, "answer_lost", "the answer of the create was lost"));
+        let lag = self.base(place).and_then(|i| self.attempts.get(i)).map_or(Span::ZERO, |a| a.settings.list_lag);
+        if let Some(first) = found.iter().find(|f| !f.spoiled).or(found.first()) {
+            self.adopt(id, first, m);
+            if first.spoiled {
+                return self.retry(place, index, error, true, m);
+            }
+            if let Some(operation) = self.operation_mut(place, index) {
+                operation.status = OperationStatus::Waiting;
+                operation.next_at = Some(m.now);
+            }
+            return;
+        }
+        let Some(row) = self.ledger.iter_mut().find(|r| r.id == id) else { return };
+        row.empty_looks += 1;
+        let threshold = row.send_by.plus(row.call_limit).plus(lag);
+        if row.empty_looks < 2 || m.now < threshold {
+            // Early looks find an early arrival early; the last one is at the threshold.
+            let soon = m.now.plus(lag.max(Span::millis(200)));
+            let next = if m.now < threshold { soon.min(threshold) } else { soon };
+            if let Some(operation) = self.operation_mut(place, index) {
+                operation.next_at = Some(next);
+            }
+            return;
+        }
+        // Absent: a new row and tag for the next try; the old one is watched for a late arrival (H6).
+        row.unwanted = true;
+        row.empty_looks = 0;
+        row.next_at = None;
+        if let Some(operation) = self.operation_mut(place, index) {
+            operation.row = None;
+        }
+        self.retry(place, index, error, false, m);
+    }
+
+    /// An object found by a row's tag becomes the row's.
+    pub(super) fn adopt(&mut self, row: ResourceId, found: &Found, m: &mut Moment<'_>) {
+        let Some(row) = self.ledger.iter_mut().find(|r| r.id == row) else { return };
+        row.provider_id = Some(found.provider_id.clone());
+        row.uid.clone_from(&found.uid);
+        row.in_doubt = false;
+        row.state = RowState::Created;
+        row.next_at = None;
+        let resource = ResourceRef { kind: row.kind.clone(), id: row.id, provider_id: row.provider_id.clone() };
+        let detail = json!({"adopted": true});
+        m.events.push(Event { resource: Some(resource), attempt: Some(row.attempt), detail, ..Event::new(EventKind::ResourceAllocated) });
+    }
+}
+
+fn timed_out(operation: &Operation, last_seen: Option<&str>) -> Failure {
+    let seen = last_seen.map_or(String::new(), |s| format!("; last seen: {s}"));
+    let text = format!(
+        "{} did not end within {} s (limit from: {}){seen}",
+        operation.planned.name,
+        operation.deadline.as_seconds_f64(),
+        operation.deadline_source
+    );
+    Failure::new(Class::Transient, "operation_timed_out", text)
+}
+

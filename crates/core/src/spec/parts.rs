@@ -1,0 +1,198 @@
+//! The nested parts of a specification.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::check::{Flaws, Object, text_of};
+
+/// How large a service is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Size {
+    /// Virtual processors.
+    pub cpu: u32,
+    /// GiB of memory.
+    pub memory_gb: u32,
+    /// GiB of storage.
+    pub storage_gb: u32,
+}
+
+impl Size {
+    pub(super) fn check(pointer: &str, value: &Value, flaws: &mut Flaws) -> Option<Self> {
+        let mut o = Object::new(pointer, value, flaws);
+        let mut part = |key: &'static str, max: u64| {
+            let raw = o.required(key, flaws)?;
+            let n = crate::check::integer_of(&o.at(key), raw, 1, max, flaws)?;
+            u32::try_from(n).ok()
+        };
+        let (cpu, memory_gb, storage_gb) = (part("cpu", 4096), part("memory_gb", 65_536), part("storage_gb", 1_048_576));
+        o.finish(flaws);
+        Some(Self { cpu: cpu?, memory_gb: memory_gb?, storage_gb: storage_gb? })
+    }
+}
+
+/// An encrypted text (SPEC 11): opened only for the call that needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// The key that it was encrypted with (H44).
+    pub key: String,
+    /// Nonce and ciphertext in base 64.
+    pub sealed: String,
+    /// A keyed digest of the clear text, so that equality can be seen without opening it.
+    pub fingerprint: String,
+}
+
+/// How a service is verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probes {
+    /// The HTTP probe.
+    pub http: Option<HttpProbe>,
+}
+
+/// One HTTP question and the answers that are good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpProbe {
+    /// Port asked.
+    pub port: u16,
+    /// Path asked.
+    pub path: String,
+    /// First good status.
+    pub expect_from: u16,
+    /// Last good status.
+    pub expect_to: u16,
+}
+
+impl Probes {
+    pub(super) fn check(pointer: &str, value: &Value, flaws: &mut Flaws) -> Option<Self> {
+        let mut o = Object::new(pointer, value, flaws);
+        let http = o.raw("http").and_then(|v| HttpProbe::check(&o.at("http"), v, flaws));
+        o.finish(flaws);
+        Some(Self { http })
+    }
+}
+
+impl HttpProbe {
+    fn check(pointer: &str, value: &Value, flaws: &mut Flaws) -> Option<Self> {
+        let mut o = Object::new(pointer, value, flaws);
+        let port = o.integer("port", 1, 65_535, flaws).unwrap_or(80);
+        let path = o.text("path", 1024, flaws).unwrap_or_else(|| "/".to_owned());
+        if !path.starts_with('/') || path.contains(char::is_whitespace) || path.contains(char::is_control) {
+            flaws.add(&o.at("path"), "format", &Value::from(path.clone()), "must begin with / and have no spaces");
+        }
+        let expect = o.text("expect", 7, flaws).unwrap_or_else(|| "100-599".to_owned());
+        let range = status_range(&expect);
+        if range.is_none() {
+            flaws.add(&o.at("expect"), "format", &Value::from(expect), "must be a status or a range such as 200-399");
+        }
+        o.finish(flaws);
+        let (expect_from, expect_to) = range?;
+        Some(Self { port: u16::try_from(port).ok()?, path, expect_from, expect_to })
+    }
+}
+
+fn status_range(text: &str) -> Option<(u16, u16)> {
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    let range = (from.parse().ok()?, to.parse().ok()?);
+    (100 <= range.0 && range.0 <= range.1 && range.1 <= 599).then_some(range)
+}
+
+/// Which way a request is tried (SPEC 3.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StrategyKind {
+    /// One attempt.
+    Single,
+    /// Another attempt elsewhere when one fails.
+    Failover,
+}
+
+impl StrategyKind {
+    /// The name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::Failover => "failover",
+        }
+    }
+}
+
+/// A strategy with its limit of attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Strategy {
+    /// Which.
+    #[serde(rename = "type")]
+    pub kind: StrategyKind,
+    /// How many attempts there may be in all.
+    pub max_attempts: u32,
+}
+
+impl Default for Strategy {
+    fn default() -> Self {
+        Self { kind: StrategyKind::Failover, max_attempts: 3 }
+    }
+}
+
+impl Strategy {
+    pub(super) fn check(pointer: &str, value: &Value, flaws: &mut Flaws) -> Self {
+        let mut o = Object::new(pointer, value, flaws);
+        let words = [("single", Some(StrategyKind::Single)), ("failover", Some(StrategyKind::Failover)), ("race", None), ("hedge", None)];
+        let kind = match o.word("type", &words, flaws) {
+            Some(Some(kind)) => kind,
+            Some(None) => {
+                let asked = value.get("type").cloned().unwrap_or_default();
+                let message = "race and hedge are not offered by this version; use single or failover";
+                flaws.add(&o.at("type"), "enum", &asked, message);
+                StrategyKind::Failover
+            }
+            None => StrategyKind::Failover,
+        };
+        let asked = o.integer("max_attempts", 1, 3, flaws).and_then(|n| u32::try_from(n).ok());
+        if kind == StrategyKind::Single && asked.is_some_and(|n| n > 1) {
+            flaws.add(&o.at("max_attempts"), "max", &Value::from(asked), "single has one attempt");
+        }
+        o.finish(flaws);
+        let max_attempts = if kind == StrategyKind::Single { 1 } else { asked.unwrap_or(3) };
+        Self { kind, max_attempts }
+    }
+}
+
+/// Where an environment comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// URL of the Git repository.
+    pub repository: String,
+    /// Branch.
+    pub branch: Option<String>,
+    /// Commit; the branch's head when not given.
+    pub commit_sha: Option<String>,
+    /// Folder with the manifests.
+    pub path: String,
+}
+
+impl Source {
+    pub(super) fn check(pointer: &str, value: &Value, flaws: &mut Flaws) -> Option<Self> {
+        let mut o = Object::new(pointer, value, flaws);
+        let repository = o.required_text("repository", 2048, flaws);
+        if let Some(url) = &repository {
+            let known = ["https://", "http://", "ssh://", "git@", "git://"].iter().any(|p| url.starts_with(p));
+            if !known || url.contains(char::is_whitespace) {
+                flaws.add(&o.at("repository"), "format", &Value::from(url.clone()), "must be the URL of a Git repository");
+            }
+        }
+        let branch = o.text("branch", 255, flaws);
+        let commit_sha = o.raw("commit_sha").and_then(|v| commit(&o.at("commit_sha"), v, flaws));
+        let path = o.text("path", 1024, flaws).unwrap_or_else(|| ".".to_owned());
+        if path.starts_with('/') || path.split('/').any(|p| p == "..") {
+            flaws.add(&o.at("path"), "format", &Value::from(path.clone()), "must stay inside the repository");
+        }
+        o.finish(flaws);
+        Some(Self { repository: repository?, branch, commit_sha, path })
+    }
+}
+
+fn commit(pointer: &str, value: &Value, flaws: &mut Flaws) -> Option<String> {
+    let text = text_of(pointer, value, 64, flaws)?;
+    if text.len() < 7 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        flaws.add(pointer, "format", value, "must be 7 to 64 hexadecimal digits");
+    }
+    Some(text)
+}

@@ -1,0 +1,138 @@
+//! What the engine is asked to do.
+
+use std::collections::BTreeMap;
+
+use crate::id::{AttemptId, ClusterId, RequestId, ResourceId, Tag};
+use crate::spec::Spec;
+use crate::time::{Span, Timestamp};
+
+/// Names a call so that its answer finds its place. `number` tells a try from an earlier one of the same
+/// operation, so that a late answer is never taken for a newer one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CallKey {
+    /// Operation `operation` of an attempt (its index), try `number`.
+    Operation {
+        /// Of which attempt.
+        attempt: AttemptId,
+        /// Index in the attempt's operations.
+        operation: usize,
+        /// Count of calls begun for it.
+        number: u32,
+    },
+    /// Operation of the running action.
+    Action {
+        /// Index in the action's operations.
+        operation: usize,
+        /// Count of calls begun for it.
+        number: u32,
+    },
+    /// Looking for a row's object by its tag.
+    Look {
+        /// Which row.
+        row: ResourceId,
+        /// Count of looks.
+        number: u32,
+    },
+    /// Releasing a row's object.
+    Release {
+        /// Which row.
+        row: ResourceId,
+        /// Count of tries.
+        number: u32,
+    },
+}
+
+/// One thing to do at a backend.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// Where its answer belongs.
+    pub key: CallKey,
+    /// The request it is for.
+    pub request: RequestId,
+    /// The cluster to call.
+    pub cluster: ClusterId,
+    /// What to do.
+    pub task: Task,
+    /// When a try ends, whatever the backend says. By the store's clock.
+    pub deadline: Timestamp,
+    /// After this moment the first call must not be sent any more (H5).
+    pub send_by: Option<Timestamp>,
+    /// Longest time of one call.
+    pub call_limit: Span,
+    /// Wait this long before the first call.
+    pub first_after: Span,
+    /// Pause between looks, where the provider does not say.
+    pub look_every: Option<Span>,
+}
+
+/// What a call does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Task {
+    /// Perform an operation of a plan.
+    Perform(Box<Work>),
+    /// Look for everything that carries a tag.
+    Find {
+        /// The kind of resource looked for.
+        kind: String,
+        /// Its tag.
+        tag: Tag,
+        /// Its name, for backends where the name is the key.
+        name: String,
+    },
+    /// Release a resource and confirm its absence.
+    Release(Box<Held>),
+}
+
+/// The input of an operation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Work {
+    /// Name of the operation.
+    pub operation: String,
+    /// Which of several of that name (the port of a rule, say).
+    pub item: Option<String>,
+    /// What was asked for.
+    pub spec: Spec,
+    /// The request.
+    pub request: RequestId,
+    /// The attempt; `None` for an action.
+    pub attempt: Option<AttemptId>,
+    /// The ownership tag of what it makes.
+    pub tag: Option<Tag>,
+    /// The name for what it makes: unique per ledger row (H9), a label of DNS.
+    pub name: String,
+    /// The backend's id of what it makes, when a former call already made it.
+    pub provider_id: Option<String>,
+    /// The backend's ids of what the attempt has, by kind.
+    pub resources: BTreeMap<String, String>,
+    /// Facts of earlier operations of the attempt.
+    pub facts: BTreeMap<String, String>,
+    /// Endpoints found so far.
+    pub endpoints: Vec<crate::event::Endpoint>,
+    /// Count of tries of this operation, from 1. The first call of a further try repeats the action.
+    pub try_number: u32,
+}
+
+/// A resource to be released.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// The ledger row.
+    pub row: ResourceId,
+    /// The request.
+    pub request: RequestId,
+    /// Its kind.
+    pub kind: String,
+    /// Its tag.
+    pub tag: Tag,
+    /// Its name.
+    pub name: String,
+    /// The backend's id.
+    pub provider_id: String,
+    /// Immutable uid.
+    pub uid: Option<String>,
+    /// The backend's identity when it was made (H4); the provider must be bound to the same one.
+    pub identity: Option<String>,
+    /// The backend's ids of what the attempt has, by kind.
+    pub resources: BTreeMap<String, String>,
+    /// Facts of the attempt.
+    pub facts: BTreeMap<String, String>,
+}

@@ -1,0 +1,121 @@
+//! What an attempt is going to do, fixed at its start and followed to its end (H43).
+
+use serde::{Deserialize, Serialize};
+
+use crate::lifecycle::Step;
+use crate::time::Span;
+
+/// The version of the plan's meaning; a worker claims only plans that it knows.
+pub const PLAN_VERSION: u16 = 1;
+
+/// The operations of one attempt, or of one action (suspend, reactivate).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// See [`PLAN_VERSION`].
+    pub version: u16,
+    /// In order of their steps; `after` names earlier ones.
+    pub operations: Vec<Planned>,
+}
+
+/// What a retry of a waiting operation does after a time-out (H10): never a bare further wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnRetry {
+    /// Perform it again: its first call repeats the action.
+    Nudge,
+    /// Release what the named earlier operation made, make it anew, then perform this one again.
+    Recreate(String),
+}
+
+/// One operation of a plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Planned {
+    /// Its name (API.md, Operation names).
+    pub name: String,
+    /// The step it belongs to.
+    pub step: Step,
+    /// Names of operations of this plan that must have succeeded first. An operation also waits for all
+    /// earlier steps. What it made is released before what they made.
+    pub after: Vec<String>,
+    /// The kind of resource that it makes; `None` when it makes nothing that needs releasing.
+    pub makes: Option<String>,
+    /// What its retry does.
+    pub on_retry: OnRetry,
+    /// Default deadline of one try; settings override it per cluster and operation.
+    pub deadline: Span,
+    /// Longest time one call of it may be under way before its answer counts as lost.
+    pub call_limit: Span,
+    /// Waits for a person instead of a backend (kind managed): has no deadline.
+    #[serde(default)]
+    pub awaits_input: bool,
+    /// Tells apart several operations of one name in a plan (one rule for each port, say).
+    #[serde(default)]
+    pub item: Option<String>,
+}
+
+impl Planned {
+    /// An operation with the usual limits: retried by performing it again, 60 s, 30 s for one call.
+    pub fn new(name: &str, step: Step) -> Self {
+        Self {
+            name: name.to_owned(),
+            step,
+            after: Vec::new(),
+            makes: None,
+            on_retry: OnRetry::Nudge,
+            deadline: Span::seconds(60),
+            call_limit: Span::seconds(30),
+            awaits_input: false,
+            item: None,
+        }
+    }
+
+    /// Comes after others of the same plan.
+    #[must_use]
+    pub fn after(mut self, names: &[&str]) -> Self {
+        self.after = names.iter().map(|n| (*n).to_owned()).collect();
+        self
+    }
+
+    /// Makes a resource of a kind.
+    #[must_use]
+    pub fn makes(mut self, kind: &str) -> Self {
+        self.makes = Some(kind.to_owned());
+        self
+    }
+
+    /// Deadline of a try.
+    #[must_use]
+    pub fn within(mut self, seconds: i64) -> Self {
+        self.deadline = Span::seconds(seconds);
+        self
+    }
+
+    /// Longest time of one call.
+    #[must_use]
+    pub fn call_limit(mut self, seconds: i64) -> Self {
+        self.call_limit = Span::seconds(seconds);
+        self
+    }
+
+    /// Which of several of the same name.
+    #[must_use]
+    pub fn item(mut self, item: impl Into<String>) -> Self {
+        self.item = Some(item.into());
+        self
+    }
+
+    /// After a time-out or a failure that spoiled it, what `operation` made is released and made anew.
+    #[must_use]
+    pub fn recreate(mut self, operation: &str) -> Self {
+        self.on_retry = OnRetry::Recreate(operation.to_owned());
+        self
+    }
+}
+
+/// Gives plans for clusters, so that a transaction can start an attempt without leaving itself. Pure.
+pub trait Planner: Send + Sync {
+    /// The plan of an attempt at `spec` on a cluster.
+    fn plan(&self, cluster: crate::id::ClusterId, spec: &crate::spec::Spec) -> Result<Plan, crate::failure::Failure>;
+    /// The plan of `suspend` or `reactivate`.
+    fn plan_action(&self, cluster: crate::id::ClusterId, action: &str, spec: &crate::spec::Spec) -> Result<Plan, crate::failure::Failure>;
+}

@@ -1,0 +1,194 @@
+//! One call of core made at a provider: its deadline, its looks, its end.
+//!
+//! Polls are not durable and not retries: they are made here, as often as the deadline allows. What is
+//! learned on the way (the id of what is being made) is settled at once as progress.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use provisor_core::workflow::call::{Held, Work};
+use provisor_core::workflow::{Answer, Call, CallKey, Made, Reply, Task};
+use provisor_core::{Class, Failure, Span, Timestamp};
+use provisor_provider::{Progress, Released};
+use provisor_store::Store;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::registry::Bound;
+
+/// Between looks, where neither the provider nor the settings say otherwise.
+const LOOK_EVERY: Span = Span::seconds(2);
+
+/// What a call needs of its surroundings.
+pub(crate) struct Line {
+    pub store: Store,
+    /// Nobody wants the answer any more, or the process stops.
+    pub drop: CancellationToken,
+    /// For what is learned on the way.
+    pub progress: mpsc::Sender<Answer>,
+}
+
+/// Makes a call to its end.
+pub(crate) async fn make(line: Line, bound: Result<Arc<Bound>, Failure>, call: Call) -> Answer {
+    let key = call.key.clone();
+    let reply = match bound {
+        Err(failure) => Reply::Failed(failure),
+        Ok(bound) => match &call.task {
+            Task::Perform(work) => perform(&line, &bound, &call, (**work).clone()).await,
+            Task::Find { kind, tag, name } => {
+                let find = bound.provider.find(kind, tag.as_str(), name);
+                match tokio::time::timeout(line.limit(&call), find).await {
+                    Ok(Ok(found)) => Reply::Looked(found),
+                    Ok(Err(failure)) => Reply::Failed(failure),
+                    Err(_) => Reply::TimedOut { last_seen: None },
+                }
+            }
+            Task::Release(held) => release(&line, &bound, &call, held).await,
+        },
+    };
+    Answer { key, reply }
+}
+
+impl Line {
+    /// The time that one call may still take.
+    fn limit(&self, call: &Call) -> Duration {
+        call.call_limit.min(call.deadline.since(self.store.now())).to_std()
+    }
+
+    fn is_over(&self, deadline: Timestamp) -> bool {
+        self.store.now() >= deadline
+    }
+
+    /// A pause within the deadline; false when nobody waits any more.
+    async fn pause(&self, pause: Span, deadline: Timestamp) -> bool {
+        let pause = pause.min(deadline.since(self.store.now())).to_std();
+        tokio::select! {
+            biased;
+            () = self.drop.cancelled() => false,
+            () = tokio::time::sleep(pause) => true,
+        }
+    }
+
+    /// Runs a provider call that is not cut off by a drop; a look is.
+    async fn guarded<T>(&self, protect: bool, limit: Duration, call: impl Future<Output = T>) -> Option<Result<T, ()>> {
+        if protect {
+            return Some(tokio::time::timeout(limit, call).await.map_err(|_| ()));
+        }
+        tokio::select! {
+            biased;
+            () = self.drop.cancelled() => None,
+            answer = tokio::time::timeout(limit, call) => Some(answer.map_err(|_| ())),
+        }
+    }
+
+    async fn tell(&self, key: &CallKey, made: &Made) {
+        let reply = Reply::Progress(made.clone());
+        // The receiver lives as long as the drive; when it is gone nobody can be told.
+        let _ = self.progress.send(Answer { key: key.clone(), reply }).await;
+    }
+}
+
+async fn perform(line: &Line, bound: &Bound, call: &Call, mut work: Work) -> Reply {
+    let probe = call.look_every.is_some();
+    if call.first_after > Span::ZERO && !line.pause(call.first_after, call.deadline).await {
+        return Reply::Dropped;
+    }
+    if call.send_by.is_some_and(|by| line.store.now() > by) {
+        // H5: too late to send; it was not sent, so this is no doubt.
+        return Reply::Failed(Failure::new(Class::Transient, "not_sent_in_time", "the call could not be sent within its lease"));
+    }
+    let mut last_seen: Option<String> = None;
+    let mut looks = 0_u32;
+    loop {
+        let creating = work.tag.is_some() && work.provider_id.is_none();
+        let limit = line.limit(call);
+        let Some(answer) = line.guarded(creating || looks == 0, limit, bound.provider.perform(&work)).await else {
+            return Reply::Dropped;
+        };
+        let pause = match answer {
+            Err(()) if creating => return Reply::TimedOut { last_seen: Some(format!("no answer within {:.1} s", limit.as_secs_f64())) },
+            Err(()) => {
+                last_seen = Some(format!("no answer within {:.1} s", limit.as_secs_f64()));
+                call.look_every
+            }
+            Ok(Ok(Progress::Done(made))) => return Reply::Done(made),
+            Ok(Ok(Progress::Running { made, seen, look_again })) => {
+                if made.provider_id.is_some() && work.provider_id.is_none() {
+                    line.tell(&call.key, &made).await;
+                    work.provider_id.clone_from(&made.provider_id);
+                }
+                work.facts.extend(made.facts);
+                last_seen = Some(seen);
+                look_again.or(call.look_every)
+            }
+            // A look that failed is looked again: polling is not retrying (SPEC 3.2).
+            Ok(Err(failure)) if is_passing(&failure) && (probe || (looks > 0 && !creating)) => {
+                last_seen = Some(failure.message);
+                call.look_every
+            }
+            Ok(Err(failure)) => return Reply::Failed(failure),
+        };
+        looks = looks.saturating_add(1);
+        if line.is_over(call.deadline) {
+            return Reply::TimedOut { last_seen };
+        }
+        if !line.pause(pause.unwrap_or(LOOK_EVERY).max(Span::millis(1)), call.deadline).await {
+            return Reply::Dropped;
+        }
+        if line.is_over(call.deadline) {
+            return Reply::TimedOut { last_seen };
+        }
+    }
+}
+
+fn is_passing(failure: &Failure) -> bool {
+    failure.class == Class::Transient && !failure.spoiled
+}
+
+async fn release(line: &Line, bound: &Bound, call: &Call, held: &Held) -> Reply {
+    // H4: "already gone" is believed only of the backend that it was made on.
+    if let Some(made_on) = &held.identity {
+        match tokio::time::timeout(line.limit(call), bound.identity()).await {
+            Ok(Ok(now)) if now == *made_on => {}
+            Ok(Ok(now)) => {
+                let text = format!("the backend is {now} by now, but this was made on {made_on}");
+                return Reply::Failed(Failure::new(Class::Auth, "identity_changed", text));
+            }
+            Ok(Err(failure)) => return Reply::Failed(failure),
+            Err(_) => return Reply::TimedOut { last_seen: Some("asking the backend who it is".to_owned()) },
+        }
+    }
+    let mut last_seen = None;
+    let mut looks = 0_u32;
+    loop {
+        let limit = line.limit(call);
+        let Some(answer) = line.guarded(looks == 0, limit, bound.provider.release(held)).await else { return Reply::Dropped };
+        let pause = match answer {
+            Ok(Ok(Released::Gone)) => return Reply::Gone { replaced: false },
+            Ok(Ok(Released::Replaced)) => return Reply::Gone { replaced: true },
+            Ok(Ok(Released::Running { seen, look_again })) => {
+                last_seen = Some(seen);
+                look_again
+            }
+            Ok(Err(failure)) if is_passing(&failure) && looks > 0 => {
+                last_seen = Some(failure.message);
+                None
+            }
+            Ok(Err(failure)) => return Reply::Failed(failure),
+            Err(()) => {
+                last_seen = Some(format!("no answer within {:.1} s", limit.as_secs_f64()));
+                None
+            }
+        };
+        looks = looks.saturating_add(1);
+        if line.is_over(call.deadline) {
+            return Reply::TimedOut { last_seen };
+        }
+        if !line.pause(pause.unwrap_or(LOOK_EVERY).max(Span::millis(1)), call.deadline).await {
+            return Reply::Dropped;
+        }
+        if line.is_over(call.deadline) {
+            return Reply::TimedOut { last_seen };
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The thin shell that waits, so that core can decide.
+//!
+//! A [`worker`] claims due work under a lease, makes the [`call`]s that core asks for, and settles the
+//! answers under the lease's generation. Beside it run the background tasks: [`health`] of clusters and
+//! the [`sweep`]er. [`control`] is what the API asks for. Nothing here decides what a rule in core can.
+
+use std::sync::Arc;
+
+use provisor_core::Span;
+use provisor_core::event::Actor;
+use provisor_provider::{Cidr, Open};
+use provisor_store::ops::save::Context;
+use provisor_store::vault::Vault;
+use provisor_store::{OpError, Store};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub mod bell;
+pub mod call;
+pub mod control;
+pub mod health;
+pub mod registry;
+pub mod sweep;
+pub mod worker;
+
+pub use bell::Bell;
+pub use registry::{Connectors, Registry};
+
+/// Settings of the engine.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of this worker in leases and logs.
+    pub worker: String,
+    /// Requests in work at once in this process.
+    pub concurrency: usize,
+    /// Length of a lease.
+    pub lease: Span,
+    /// How long a shutdown waits for what is in flight.
+    pub shutdown: Span,
+    /// Stuck limit (SPEC 3.7).
+    pub stuck_after: Span,
+    /// Pause between health probes of a cluster.
+    pub health_every: Span,
+    /// Addresses that probes may reach besides public and private ranges.
+    pub probe_allow: Vec<Cidr>,
+    /// This process is the only one on the store: leases that it finds at its start are of the dead.
+    pub alone: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            worker: "worker".to_owned(),
+            concurrency: 256,
+            lease: Span::seconds(10),
+            shutdown: Span::seconds(30),
+            stuck_after: Span::seconds(1800),
+            health_every: Span::seconds(15),
+            probe_allow: Vec::new(),
+            alone: true,
+        }
+    }
+}
+
+/// Everything that the parts of the engine share.
+pub struct Engine {
+    pub(crate) store: Store,
+    pub(crate) context: Arc<Context>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) vault: Arc<Vault>,
+    pub(crate) bell: Arc<Bell>,
+    pub(crate) config: Config,
+}
+
+/// A running engine, to be stopped.
+pub struct Running {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    shutdown: Span,
+}
+
+struct Opener(Arc<Vault>);
+
+impl Open for Opener {
+    fn open(&self, sealed: &provisor_core::spec::Sealed) -> Result<String, provisor_core::Failure> {
+        let wrong = |e: provisor_store::vault::VaultError| {
+            provisor_core::Failure::new(provisor_core::Class::Permanent, "not_decryptable", e.to_string())
+        };
+        self.0.open(sealed).map_err(wrong)
+    }
+}
+
+impl Engine {
+    /// An engine over a store; nothing runs yet. `seeds` gives fresh random numbers for jitter and ids.
+    pub async fn new(
+        store: Store,
+        vault: Arc<Vault>,
+        connectors: Connectors,
+        config: Config,
+        seeds: Box<dyn Fn() -> u64 + Send + Sync>,
+    ) -> Result<Arc<Self>, OpError> {
+        let mut chance = provisor_core::chance::SplitMix::new(seeds());
+        let installation = store.run(provisor_store::ops::meta::InstallationId::new(&mut chance)).await?;
+        let opener = Arc::new(Opener(Arc::clone(&vault)));
+        let registry = Arc::new(Registry::new(connectors, opener, config.probe_allow.clone()));
+        let context = Arc::new(Context {
+            installation,
+            planner: Arc::clone(&registry) as Arc<dyn provisor_core::workflow::Planner>,
+            lease: config.lease,
+            stuck_after: config.stuck_after,
+            downtime: std::sync::atomic::AtomicI64::new(0),
+            seeds,
+        });
+        let engine = Arc::new(Self { store, context, registry, vault, bell: Arc::new(Bell::default()), config });
+        engine.refresh_clusters().await?;
+        Ok(engine)
+    }
+
+    /// Starts worker, heartbeat, health and sweeper.
+    pub async fn start(self: &Arc<Self>) -> Result<Running, OpError> {
+        if self.config.alone {
+            self.store.run(provisor_store::ops::heartbeat::FreeAll).await?;
+        }
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn(worker::run(Arc::clone(self), stop.clone()));
+        tasks.spawn(health::run(Arc::clone(self), stop.clone()));
+        tasks.spawn(sweep::run(Arc::clone(self), stop.clone()));
+        tasks.close();
+        Ok(Running { stop, tasks, shutdown: self.config.shutdown })
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The vault.
+    pub fn vault(&self) -> &Arc<Vault> {
+        &self.vault
+    }
+
+    /// Woken at every commit of this process.
+    pub fn bell(&self) -> &Arc<Bell> {
+        &self.bell
+    }
+
+    /// The installation's name in tags.
+    pub fn installation(&self) -> &str {
+        &self.context.installation
+    }
+
+    /// The worker as an actor.
+    pub fn actor(&self) -> Actor {
+        Actor::worker(&self.config.worker)
+    }
+}
+
+impl Running {
+    /// Claims nothing more, waits for what is in flight, gives leases back (SPEC 6.4). Answers whether
+    /// everything ended in time; what did not is resumed by another worker when its lease runs out.
+    pub async fn shutdown(self) -> bool {
+        self.stop.cancel();
+        tokio::time::timeout(self.shutdown.to_std(), self.tasks.wait()).await.is_ok()
+    }
+}

@@ -1,0 +1,312 @@
+//! Claims due work and drives each claimed request until nothing is under way for it.
+//!
+//! One task a request: it makes the calls that core asked for, gathers answers, settles them in one
+//! transaction and gets the next calls back. With nothing under way the lease is given back in that same
+//! transaction, so a request that waits costs no memory here.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use provisor_core::workflow::{Answer, Call, CallKey, Reply};
+use provisor_core::{ClusterId, RequestId, Span, Timestamp};
+use provisor_store::OpError;
+use provisor_store::ops::claim::{Claim, Claimed};
+use provisor_store::ops::heartbeat::{HandBack, Heartbeat};
+use provisor_store::ops::settle::Settle;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::Engine;
+use crate::call::{self, Line};
+
+/// Requests claimed in one transaction.
+const CLAIM_AT_MOST: usize = 64;
+/// Without a ring the store is asked this often: the poll is the truth.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+
+/// A lease that this worker holds.
+struct Hold {
+    generation: i64,
+    lost: CancellationToken,
+    poke: Arc<Notify>,
+}
+
+type Holds = Arc<Mutex<BTreeMap<RequestId, Hold>>>;
+
+/// Runs until stopped; then waits for what is in flight.
+pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
+    let holds: Holds = Arc::default();
+    let drives = TaskTracker::new();
+    let freed = Arc::new(Notify::new());
+    let beating = CancellationToken::new();
+    let beat = tokio::spawn(heartbeat(Arc::clone(&engine), Arc::clone(&holds), beating.clone()));
+    while !stop.is_cancelled() {
+        let free = engine.config.concurrency.saturating_sub(lock(&holds).len());
+        let mut due = Timestamp::NEVER;
+        if free > 0 {
+            let claim = Claim {
+                worker: engine.config.worker.clone(),
+                limit: free.min(CLAIM_AT_MOST),
+                context: Arc::clone(&engine.context),
+            };
+            match engine.store.run(claim).await {
+                Ok(batch) => {
+                    due = batch.next_due;
+                    for claimed in batch.claimed {
+                        spawn(&engine, &holds, &drives, &freed, &stop, claimed);
+                    }
+                    if batch.busy {
+                        engine.bell.log_moved();
+                        continue;
+                    }
+                }
+                Err(error) => warn!(%error, "claiming failed; it is tried again"),
+            }
+        }
+        let wait = due.since(engine.store.now()).to_std().clamp(Duration::from_millis(1), POLL_EVERY);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = engine.bell.rung() => {}
+            () = freed.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+    drives.close();
+    drives.wait().await;
+    beating.cancel();
+    let _ = beat.await;
+}
+
+fn lock(holds: &Holds) -> std::sync::MutexGuard<'_, BTreeMap<RequestId, Hold>> {
+    holds.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn spawn(engine: &Arc<Engine>, holds: &Holds, drives: &TaskTracker, freed: &Arc<Notify>, stop: &CancellationToken, claimed: Claimed) {
+    let id = claimed.run.id;
+    let (lost, poke) = (CancellationToken::new(), engine.bell.hold(id));
+    lock(holds).insert(id, Hold { generation: claimed.generation, lost: lost.clone(), poke: Arc::clone(&poke) });
+    let drive = Drive {
+        engine: Arc::clone(engine),
+        id,
+        generation: claimed.generation,
+        lost,
+        stop: stop.clone(),
+        poke,
+        in_flight: BTreeMap::new(),
+        wake_at: claimed.wake_at,
+        identities: BTreeMap::new(),
+    };
+    let (holds, freed) = (Arc::clone(holds), Arc::clone(freed));
+    drives.spawn(async move {
+        let engine = Arc::clone(&drive.engine);
+        let generation = drive.generation;
+        drive.run(claimed.calls).await;
+        let mut held = lock(&holds);
+        if held.get(&id).is_some_and(|h| h.generation == generation) {
+            held.remove(&id);
+            engine.bell.let_go(id);
+        }
+        freed.notify_one();
+    });
+}
+
+/// Extends the leases; a request whose lease is gone is dropped at once, one that got a command looks.
+async fn heartbeat(engine: Arc<Engine>, holds: Holds, stop: CancellationToken) {
+    let every = Span(engine.config.lease.0 / 3).to_std();
+    loop {
+        let beat = Heartbeat { worker: engine.config.worker.clone(), context: Arc::clone(&engine.context) };
+        let before: Vec<(RequestId, i64)> = lock(&holds).iter().map(|(id, h)| (*id, h.generation)).collect();
+        match engine.store.run(beat).await {
+            Ok(kept) => {
+                let held = lock(&holds);
+                for (id, generation) in before {
+                    let Some(hold) = held.get(&id).filter(|h| h.generation == generation) else { continue };
+                    match kept.iter().find(|k| k.id == id && k.generation == generation) {
+                        None => hold.poke.notify_one(),
+                        Some(k) if k.attention => hold.poke.notify_one(),
+                        Some(_) => {}
+                    }
+                }
+            }
+            Err(error) => warn!(%error, "the heartbeat failed; it is tried again"),
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+    }
+}
+
+/// One claimed request.
+struct Drive {
+    engine: Arc<Engine>,
+    id: RequestId,
+    generation: i64,
+    lost: CancellationToken,
+    stop: CancellationToken,
+    poke: Arc<Notify>,
+    in_flight: BTreeMap<CallKey, CancellationToken>,
+    wake_at: Timestamp,
+    identities: BTreeMap<ClusterId, String>,
+}
+
+type Calls = FuturesUnordered<std::pin::Pin<Box<dyn Future<Output = Answer> + Send>>>;
+
+/// Why a drive looks up.
+enum Woken {
+    Answers(Vec<Answer>),
+    Look,
+    Stop,
+    Lost,
+}
+
+impl Drive {
+    async fn run(mut self, calls: Vec<Call>) {
+        let (sender, mut progress) = mpsc::channel(64);
+        let mut running: Calls = FuturesUnordered::new();
+        self.begin(calls, &mut running, &sender).await;
+        loop {
+            match self.wait(&mut running, &mut progress).await {
+                Woken::Lost => return,
+                Woken::Stop => return self.wind_up(running, progress).await,
+                Woken::Look => {
+                    if !self.settle(Vec::new(), &mut running, &sender).await {
+                        return;
+                    }
+                }
+                Woken::Answers(answers) => {
+                    if !self.settle(answers, &mut running, &sender).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn begin(&mut self, calls: Vec<Call>, running: &mut Calls, sender: &mpsc::Sender<Answer>) {
+        for call in calls {
+            let bound = self.engine.registry.get(call.cluster);
+            let drop = CancellationToken::new();
+            self.in_flight.insert(call.key.clone(), drop.clone());
+            let line = Line { store: self.engine.store.clone(), drop, progress: sender.clone() };
+            if let (Ok(bound), false) = (&bound, self.identities.contains_key(&call.cluster)) {
+                if let Ok(Ok(identity)) = tokio::time::timeout(Duration::from_secs(5), bound.identity()).await {
+                    self.identities.insert(call.cluster, identity);
+                }
+            }
+            running.push(Box::pin(call::make(line, bound, call)));
+        }
+    }
+
+    async fn wait(&mut self, running: &mut Calls, progress: &mut mpsc::Receiver<Answer>) -> Woken {
+        let wait = self.wake_at.since(self.engine.store.now()).to_std();
+        let mut answers = Vec::new();
+        tokio::select! {
+            biased;
+            () = self.lost.cancelled() => return Woken::Lost,
+            () = self.stop.cancelled() => return Woken::Stop,
+            Some(answer) = progress.recv() => answers.push(answer),
+            Some(answer) = running.next(), if !running.is_empty() => answers.push(answer),
+            () = self.poke.notified() => return Woken::Look,
+            () = tokio::time::sleep(wait) => {
+                self.wake_at = self.engine.store.now().plus(Span::seconds(1));
+                return Woken::Look;
+            }
+        }
+        // What else is ready belongs in the same transaction.
+        while let Ok(answer) = progress.try_recv() {
+            answers.push(answer);
+        }
+        while let Some(Some(answer)) = futures::FutureExt::now_or_never(running.next()) {
+            answers.push(answer);
+        }
+        Woken::Answers(answers)
+    }
+
+    /// Settles answers and begins what comes next. False: nothing is left to do under this lease.
+    async fn settle(&mut self, answers: Vec<Answer>, running: &mut Calls, sender: &mpsc::Sender<Answer>) -> bool {
+        self.landed(&answers);
+        let Some(settled) = self.write(answers, false).await else { return false };
+        self.engine.bell.log_moved();
+        self.wake_at = settled.wake_at;
+        for (key, drop) in &self.in_flight {
+            if !settled.run.wants(key) {
+                drop.cancel();
+            }
+        }
+        if settled.released {
+            return false;
+        }
+        self.begin(settled.calls, running, sender).await;
+        true
+    }
+
+    /// Calls that ended are in flight no more; progress leaves its call in flight.
+    fn landed(&mut self, answers: &[Answer]) {
+        for answer in answers.iter().filter(|a| !matches!(a.reply, Reply::Progress(_))) {
+            self.in_flight.remove(&answer.key);
+        }
+    }
+
+    /// Writes answers until it is known that they are stored, or that the lease is lost. A commit whose
+    /// answer was lost counts as lost: another look under a new generation finds out what is so.
+    async fn write(&self, answers: Vec<Answer>, closing: bool) -> Option<provisor_store::ops::settle::Settled> {
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let settle = Settle {
+                id: self.id,
+                generation: self.generation,
+                worker: self.engine.config.worker.clone(),
+                answers: answers.clone(),
+                in_flight: !self.in_flight.is_empty(),
+                closing,
+                identities: self.identities.iter().map(|(c, i)| (*c, i.clone())).collect(),
+                context: Arc::clone(&self.engine.context),
+            };
+            match self.engine.store.run(settle).await {
+                Ok(settled) => return Some(settled),
+                Err(OpError::Database(error)) => {
+                    warn!(request = %self.id, %error, "settling failed; it is tried again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(2));
+                }
+                Err(error) => {
+                    debug!(request = %self.id, %error, "the lease is given up");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Shutdown: waits between looks end at once, calls that are being sent are waited for; what they
+    /// answer is settled, nothing new begins, and the lease is given back unless a create is in doubt.
+    async fn wind_up(mut self, mut running: Calls, mut progress: mpsc::Receiver<Answer>) {
+        for drop in self.in_flight.values() {
+            drop.cancel();
+        }
+        let mut answers = Vec::new();
+        while let Some(answer) = running.next().await {
+            if !matches!(answer.reply, Reply::Dropped) {
+                answers.push(answer);
+            }
+        }
+        while let Ok(answer) = progress.try_recv() {
+            answers.insert(0, answer);
+        }
+        self.in_flight.clear();
+        if !answers.is_empty() && self.write(answers, true).await.is_none() {
+            return;
+        }
+        let back = HandBack { worker: self.engine.config.worker.clone(), leases: vec![(self.id, self.generation)] };
+        if let Err(error) = self.engine.store.run(back).await {
+            warn!(request = %self.id, %error, "the lease could not be given back; it runs out");
+        }
+    }
+}

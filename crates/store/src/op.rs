@@ -1,0 +1,120 @@
+//! What a store operation is.
+
+use std::future::Future;
+
+use provisor_core::quota::Dimension;
+
+use crate::tx::Tx;
+
+/// Whether an operation writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Reads one consistent state; may run beside writers.
+    Read,
+    /// Reads and writes.
+    Write,
+}
+
+/// One use case against the store: one transaction, one file. It may be run again from the start (after
+/// a spoilt group or a serialization failure), hence `&self`; it must not wait for anything but its
+/// transaction.
+pub trait Op: Send + Sync + 'static {
+    /// What it answers.
+    type Out: Send + 'static;
+    /// Its name in metrics and errors.
+    const NAME: &'static str;
+    /// Whether it writes.
+    const MODE: Mode;
+    /// Does it.
+    fn run(&self, tx: &mut Tx<'_>) -> impl Future<Output = Result<Self::Out, OpError>> + Send;
+}
+
+/// Why an operation was not done. Nothing of it is stored.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum OpError {
+    /// There is no such thing, or not for this caller.
+    #[error("{0} not found")]
+    NotFound(&'static str),
+    /// The state does not allow it.
+    #[error("state {state} does not allow it")]
+    StateConflict {
+        /// The state.
+        state: String,
+        /// What it allows.
+        allowed: Vec<String>,
+        /// A sentence for people.
+        detail: String,
+    },
+    /// The lease is lost: another worker has it (fencing).
+    #[error("the lease is lost")]
+    Fenced,
+    /// A name is taken.
+    #[error("the name is taken by {holder}")]
+    NameTaken {
+        /// The pointer of the name in the input.
+        pointer: String,
+        /// The name.
+        name: String,
+        /// Who has it.
+        holder: String,
+    },
+    /// A quota would be overrun.
+    #[error("quota exceeded")]
+    QuotaExceeded(Vec<Dimension>),
+    /// No registered cluster can ever fit it; with the reason for each.
+    #[error("no cluster can ever fit it")]
+    NoCluster {
+        /// Which request of the batch.
+        pointer: String,
+        /// Cluster and reason.
+        rejected: Vec<(String, String)>,
+    },
+    /// Dependencies form a cycle.
+    #[error("dependency cycle")]
+    DependencyCycle(Vec<String>),
+    /// A prerequisite is unknown.
+    #[error("unknown dependency")]
+    DependencyUnknown {
+        /// Where it is named.
+        pointer: String,
+        /// What is named.
+        name: String,
+    },
+    /// A prerequisite has ended.
+    #[error("dependency ended")]
+    DependencyEnded {
+        /// Where it is named.
+        pointer: String,
+        /// What is named.
+        name: String,
+        /// Its state.
+        state: String,
+    },
+    /// Faults that only the store can see, for example an unknown tenant.
+    #[error("invalid request")]
+    Invalid(Vec<provisor_core::check::Flaw>),
+    /// The same idempotency key came with another body.
+    #[error("the idempotency key was used with another body")]
+    IdempotencyMismatch,
+    /// `If-Match` does not match.
+    #[error("the version is {current} by now")]
+    PreconditionFailed {
+        /// The present etag.
+        current: String,
+    },
+    /// Still in use.
+    #[error("in use")]
+    InUse {
+        /// What uses it, with counts.
+        counts: Vec<(String, i64)>,
+    },
+    /// The database refused or could not be reached; nothing was stored.
+    #[error("database: {0}")]
+    Database(String),
+    /// The answer of the commit was lost: it may be stored or not.
+    #[error("the answer of the commit was lost: {0}")]
+    Unknown(String),
+    /// The stored data cannot be read. A fault of ours or of the disk.
+    #[error("stored data is not readable: {0}")]
+    Corrupt(String),
+}

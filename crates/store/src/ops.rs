@@ -1,0 +1,44 @@
+//! The operations: one use case a file, with its SQL.
+//!
+//! Every statement is a constant and stands in its file's `STATEMENTS`, so that one test can prepare all of
+//! them and look at how each would be run.
+
+use crate::tx::Stmt;
+
+pub mod clusters;
+pub mod ledger;
+pub mod log;
+pub mod meta;
+pub mod quota;
+pub mod readers;
+pub mod requests;
+pub mod stats;
+pub mod tenants;
+pub(crate) mod place;
+pub mod tokens;
+pub mod settle;
+pub mod save;
+pub mod heartbeat;
+pub mod command;
+pub mod claim;
+pub mod admit;
+
+/// The statements of each file, for the tests that prepare and explain them.
+pub const ALL_STATEMENTS: &[(&str, &[&Stmt])] = &[
+    ("clusters", clusters::STATEMENTS),
+    ("ledger", ledger::STATEMENTS),
+    ("log", log::STATEMENTS),
+    ("meta", meta::STATEMENTS),
+    ("quota", quota::STATEMENTS),
+    ("readers", readers::STATEMENTS),
+    ("requests", requests::STATEMENTS),
+    ("stats", stats::STATEMENTS),
+    ("tenants", tenants::STATEMENTS),
+    ("tokens", tokens::STATEMENTS),
+    ("admit", admit::STATEMENTS),
+    ("claim", claim::STATEMENTS),
+    ("command", command::STATEMENTS),
+    ("heartbeat", heartbeat::STATEMENTS),
+    ("place", place::STATEMENTS),
+    ("save", save::STATEMENTS),
+];

@@ -1,0 +1,449 @@
+//! Admission: one transaction that checks everything and stores all of a batch or nothing (SPEC 4).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use provisor_core::chance::SplitMix;
+use provisor_core::check::Flaws;
+use provisor_core::event::Actor;
+use provisor_core::placement::{Choice, choose};
+use provisor_core::quota::{self, Dimension, Limits, Usage};
+use provisor_core::run::Admission;
+use provisor_core::tenant::TenantSpec;
+use provisor_core::workflow::Plan;
+use provisor_core::{Amounts, Kind, RequestId, Run, Spec, State, TenantId, Timestamp};
+use serde_json::Value;
+
+use super::place::Clusters;
+use super::requests::RequestView;
+use super::save::{self, Context};
+use crate::op::{Mode, Op, OpError};
+use crate::tx::{Stmt, Tx, both};
+use crate::value::{Row, to_json};
+
+/// Admits requests, all or none.
+pub struct Admit {
+    /// What is asked for, in input order.
+    pub items: Vec<Spec>,
+    /// Where each stands in the input: `/requests/1`, or the empty text for a single one.
+    pub pointers: Vec<String>,
+    /// Who asks.
+    pub actor: Actor,
+    /// The key under which the same call gets the same answer (H20).
+    pub idempotency: Option<Idempotency>,
+    /// The request that the only item retries.
+    pub retry_of: Option<RequestId>,
+    /// Surroundings.
+    pub context: Arc<Context>,
+}
+
+/// An idempotency key with what it is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    /// `POST /api/requests` …
+    pub route: String,
+    /// The caller's key.
+    pub key: String,
+    /// A digest of the parsed body.
+    pub fingerprint: String,
+}
+
+/// What admission would do with one request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prospect {
+    /// Its name.
+    pub name: String,
+    /// Every dimension of its tenant's quota against the whole batch.
+    pub quota: Vec<Dimension>,
+    /// Where it would be placed now.
+    pub choice: Choice,
+    /// The name of that cluster.
+    pub cluster: Option<String>,
+    /// What would be done there.
+    pub plan: Option<Plan>,
+}
+
+/// A dry run: the real admission and placement, nothing stored (SPEC 4.6).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dry {
+    /// One for each item, in input order.
+    pub items: Vec<Prospect>,
+    /// Names of the batch in the order of their dependencies.
+    pub order: Vec<String>,
+}
+
+/// The same admission without storing anything.
+pub struct DryRun(pub Admit);
+
+const TENANT: Stmt = both(
+    "select id, spec, used_cpu, used_memory, used_storage, used_vps, used_kubernetes_namespace, used_environment, used_managed, \
+     draining from tenant where name = ?1",
+);
+// H18: the lock comes in a statement of its own, before the sums. On SQLite the writer is alone anyway.
+const LOCK: Stmt = Stmt {
+    text: "select id from tenant where name = ?1",
+    postgres: Some("select id from tenant where name = ?1 for update"),
+};
+const HOLDER: Stmt = both("select id from request where tenant = ?1 and name = ?2 and live = 1");
+const PREREQUISITE: Stmt = both("select state, tenant from request where id = ?1");
+const BY_NAME: Stmt = both("select id, state from request where tenant = ?1 and name = ?2 and live = 1");
+const REMEMBERED: Stmt = both("select fingerprint, requests from idempotency where scope = ?1 and route = ?2 and key = ?3");
+const REMEMBER: Stmt = both(
+    "insert into idempotency (scope, route, key, fingerprint, requests, created_at) values (?1, ?2, ?3, ?4, ?5, ?6)",
+);
+const DEPEND: Stmt = both("insert into dependency (request, prerequisite) values (?1, ?2)");
+const LABEL: Stmt = both("insert into label (request, name, value) values (?1, ?2, ?3)");
+
+pub(crate) const STATEMENTS: &[&Stmt] =
+    &[&TENANT, &LOCK, &HOLDER, &PREREQUISITE, &BY_NAME, &REMEMBERED, &REMEMBER, &DEPEND, &LABEL];
+
+struct TenantRow {
+    id: TenantId,
+    limits: Limits,
+    used: Usage,
+}
+
+/// A prerequisite: another item of the batch, or a stored request with its state.
+enum Prerequisite {
+    Item(usize),
+    Stored(RequestId, State),
+}
+
+/// What the checks found, ready to be stored.
+struct Prepared {
+    tenants: BTreeMap<String, TenantRow>,
+    prerequisites: Vec<Vec<Prerequisite>>,
+    order: Vec<usize>,
+    quota: BTreeMap<String, Vec<Dimension>>,
+    choices: Vec<Choice>,
+    regions: Vec<Vec<String>>,
+    clusters: Clusters,
+}
+
+impl Op for Admit {
+    type Out = Vec<RequestView>;
+    const NAME: &'static str = "admit";
+    const MODE: Mode = Mode::Write;
+
+    async fn run(&self, tx: &mut Tx<'_>) -> Result<Vec<RequestView>, OpError> {
+        let now = tx.now().await?;
+        self.lock_tenants(tx).await?;
+        if let Some(former) = self.remembered(tx, now).await? {
+            return Ok(former);
+        }
+        let former = match self.retry_of {
+            Some(id) => Some(save::load(tx, id).await?.ok_or(OpError::NotFound("request"))?),
+            None => None,
+        };
+        if let Some(retried) = former.as_ref().and_then(|f| f.run.retried_as) {
+            // `retry` of a request that has a retry answers that one (H20).
+            let again = save::load(tx, retried).await?.ok_or(OpError::NotFound("request"))?;
+            return Ok(vec![RequestView::of(again, now)]);
+        }
+        let prepared = self.prepare(tx).await?;
+        if let Some(exceeded) = prepared.quota.values().find(|d| d.iter().any(|d| !d.fits())) {
+            return Err(OpError::QuotaExceeded(exceeded.iter().filter(|d| !d.fits()).cloned().collect()));
+        }
+        let views = self.store(tx, prepared, now).await?;
+        self.remember(tx, &views, now).await?;
+        if let (Some(old), Some(new)) = (former, views.first()) {
+            save::note_retried(tx, &self.context, old, new.run.id, now, self.actor.clone()).await?;
+        }
+        Ok(views)
+    }
+}
+
+impl Op for DryRun {
+    type Out = Dry;
+    const NAME: &'static str = "dry_run";
+    const MODE: Mode = Mode::Read;
+
+    async fn run(&self, tx: &mut Tx<'_>) -> Result<Dry, OpError> {
+        let prepared = self.0.prepare(tx).await?;
+        let mut items = Vec::with_capacity(self.0.items.len());
+        for (spec, choice) in self.0.items.iter().zip(prepared.choices) {
+            let chosen = prepared.clusters.candidates.iter().find(|c| Some(c.id) == choice.cluster);
+            let plan = chosen.and_then(|c| self.0.context.planner.plan(c.id, spec).ok());
+            items.push(Prospect {
+                name: spec.name.clone(),
+                quota: prepared.quota.get(&spec.tenant).cloned().unwrap_or_default(),
+                cluster: chosen.map(|c| c.spec.name.clone()),
+                choice,
+                plan,
+            });
+        }
+        let order = prepared.order.iter().filter_map(|i| self.0.items.get(*i)).map(|s| s.name.clone()).collect();
+        Ok(Dry { items, order })
+    }
+}
+
+impl Admit {
+    fn pointer(&self, index: usize) -> &str {
+        self.pointers.get(index).map_or("", String::as_str)
+    }
+
+    async fn lock_tenants(&self, tx: &mut Tx<'_>) -> Result<(), OpError> {
+        for name in self.items.iter().map(|s| s.tenant.as_str()).collect::<BTreeSet<_>>() {
+            tx.rows(&LOCK, &[name.into()]).await?;
+        }
+        Ok(())
+    }
+
+    /// The scope of an idempotency key: the tenant, or the platform for a batch over several (H20).
+    fn scope(&self) -> String {
+        let names: BTreeSet<&str> = self.items.iter().map(|s| s.tenant.as_str()).collect();
+        match (names.first(), names.len()) {
+            (Some(one), 1) => (*one).to_owned(),
+            _ => "*".to_owned(),
+        }
+    }
+
+    async fn remembered(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Option<Vec<RequestView>>, OpError> {
+        let Some(key) = &self.idempotency else { return Ok(None) };
+        let values = [self.scope().into(), key.route.as_str().into(), key.key.as_str().into()];
+        let Some(row) = tx.row(&REMEMBERED, &values).await? else { return Ok(None) };
+        if row.text(0)? != key.fingerprint {
+            return Err(OpError::IdempotencyMismatch);
+        }
+        let mut views = Vec::new();
+        for id in row.json::<Vec<RequestId>>(1)? {
+            let found = save::load(tx, id).await?.ok_or_else(|| OpError::Corrupt(format!("{id} of an idempotency key is gone")))?;
+            views.push(RequestView::of(found, now));
+        }
+        Ok(Some(views))
+    }
+
+    async fn remember(&self, tx: &mut Tx<'_>, views: &[RequestView], now: Timestamp) -> Result<(), OpError> {
+        let Some(key) = &self.idempotency else { return Ok(()) };
+        let ids: Vec<RequestId> = views.iter().map(|v| v.run.id).collect();
+        let values = [
+            self.scope().into(),
+            key.route.as_str().into(),
+            key.key.as_str().into(),
+            key.fingerprint.as_str().into(),
+            to_json(&ids)?.into(),
+            now.0.into(),
+        ];
+        tx.exec(&REMEMBER, &values).await.map(|_| ())
+    }
+
+    async fn prepare(&self, tx: &mut Tx<'_>) -> Result<Prepared, OpError> {
+        let tenants = self.load_tenants(tx).await?;
+        self.check_names(tx, &tenants).await?;
+        let prerequisites = self.resolve_prerequisites(tx, &tenants).await?;
+        let order = self.order(&prerequisites)?;
+        let clusters = Clusters::load(tx).await?;
+        let (choices, regions) = self.place(&clusters)?;
+        let quota = self.quota(&tenants);
+        Ok(Prepared { tenants, prerequisites, order, quota, choices, regions, clusters })
+    }
+
+    async fn load_tenants(&self, tx: &mut Tx<'_>) -> Result<BTreeMap<String, TenantRow>, OpError> {
+        let mut tenants = BTreeMap::new();
+        let mut flaws = Flaws::default();
+        for (index, spec) in self.items.iter().enumerate() {
+            if tenants.contains_key(&spec.tenant) {
+                continue;
+            }
+            let at = format!("{}/tenant", self.pointer(index));
+            let Some(row) = tx.row(&TENANT, &[spec.tenant.as_str().into()]).await? else {
+                flaws.add(&at, "exists", &Value::from(spec.tenant.clone()), format!("there is no tenant {}", spec.tenant));
+                continue;
+            };
+            if row.int(9)? != 0 {
+                let message = format!("tenant {} is draining and admits nothing more", spec.tenant);
+                flaws.add(&at, "exists", &Value::from(spec.tenant.clone()), message);
+            }
+            tenants.insert(spec.tenant.clone(), tenant_row(&row)?);
+        }
+        flaws.finish(tenants).map_err(OpError::Invalid)
+    }
+
+    /// Names are unique among a tenant's requests that are not rolled back (H21).
+    async fn check_names(&self, tx: &mut Tx<'_>, tenants: &BTreeMap<String, TenantRow>) -> Result<(), OpError> {
+        let mut seen = BTreeSet::new();
+        let mut flaws = Flaws::default();
+        for (index, spec) in self.items.iter().enumerate() {
+            if !seen.insert((&spec.tenant, &spec.name)) {
+                let at = format!("{}/name", self.pointer(index));
+                flaws.add(&at, "unique", &Value::from(spec.name.clone()), "the name stands twice in the batch");
+            }
+        }
+        flaws.finish(()).map_err(OpError::Invalid)?;
+        for (index, spec) in self.items.iter().enumerate() {
+            let Some(tenant) = tenants.get(&spec.tenant) else { continue };
+            if let Some(row) = tx.row(&HOLDER, &[tenant.id.into(), spec.name.as_str().into()]).await? {
+                let pointer = format!("{}/name", self.pointer(index));
+                return Err(OpError::NameTaken { pointer, name: spec.name.clone(), holder: row.text(0)?.to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    async fn resolve_prerequisites(
+        &self,
+        tx: &mut Tx<'_>,
+        tenants: &BTreeMap<String, TenantRow>,
+    ) -> Result<Vec<Vec<Prerequisite>>, OpError> {
+        let mut all = Vec::with_capacity(self.items.len());
+        for (index, spec) in self.items.iter().enumerate() {
+            let mut found = Vec::new();
+            for (place, name) in spec.depends_on.iter().enumerate() {
+                let pointer = format!("{}/depends_on/{place}", self.pointer(index));
+                let Some(tenant) = tenants.get(&spec.tenant) else { continue };
+                let item = self.items.iter().position(|o| o.tenant == spec.tenant && o.name == *name);
+                let one = match item {
+                    Some(item) => Prerequisite::Item(item),
+                    None => stored(tx, tenant.id, name, pointer).await?,
+                };
+                found.push(one);
+            }
+            all.push(found);
+        }
+        Ok(all)
+    }
+
+    /// Kahn's order; a cycle is named by its path (SPEC 4.5).
+    fn order(&self, prerequisites: &[Vec<Prerequisite>]) -> Result<Vec<usize>, OpError> {
+        let item = |p: &Prerequisite| if let Prerequisite::Item(i) = p { Some(*i) } else { None };
+        let edges: Vec<Vec<usize>> = prerequisites
+            .iter()
+            .map(|list| list.iter().filter_map(item).collect::<BTreeSet<_>>().into_iter().collect())
+            .collect();
+        provisor_core::order::sort(&edges).map_err(|cycle| {
+            let name = |i: &usize| self.items.get(*i).map(|s| s.name.clone());
+            OpError::DependencyCycle(cycle.path.iter().filter_map(name).collect())
+        })
+    }
+
+    /// Refuses what no registered cluster can ever fit (SPEC 2), and fixes the regions (H22).
+    fn place(&self, clusters: &Clusters) -> Result<(Vec<Choice>, Vec<Vec<String>>), OpError> {
+        let mut choices = Vec::new();
+        let mut all_regions = Vec::new();
+        for (index, spec) in self.items.iter().enumerate() {
+            let regions = regions(spec, clusters);
+            let mut choice = choose(&clusters.candidates, spec, &regions, &[]);
+            if choice.cluster.is_none() && !choice.may_wait {
+                return Err(OpError::NoCluster { pointer: self.pointer(index).to_owned(), rejected: choice.rejected });
+            }
+            // Why: a cluster that already knows that it can never do it is a refusal, too.
+            let mut avoid = Vec::new();
+            while let Some(id) = choice.cluster {
+                let Err(failure) = self.context.planner.plan(id, spec) else { break };
+                avoid.push((id, failure.message));
+                let ids: Vec<_> = avoid.iter().map(|(id, _)| *id).collect();
+                choice = choose(&clusters.candidates, spec, &regions, &ids);
+                if choice.cluster.is_none() && !choice.may_wait {
+                    let named = |(id, why): &(_, String)| {
+                        let found = clusters.candidates.iter().find(|c| c.id == *id);
+                        found.map(|c| (c.spec.name.clone(), why.clone()))
+                    };
+                    let mut rejected: Vec<_> = avoid.iter().filter_map(named).collect();
+                    let known: BTreeSet<String> = rejected.iter().map(|(n, _)| n.clone()).collect();
+                    rejected.extend(choice.rejected.into_iter().filter(|(n, _)| !known.contains(n)));
+                    return Err(OpError::NoCluster { pointer: self.pointer(index).to_owned(), rejected });
+                }
+            }
+            choices.push(choice);
+            all_regions.push(regions);
+        }
+        Ok((choices, all_regions))
+    }
+
+    fn quota(&self, tenants: &BTreeMap<String, TenantRow>) -> BTreeMap<String, Vec<Dimension>> {
+        let mut asked: BTreeMap<&str, Usage> = BTreeMap::new();
+        for spec in &self.items {
+            asked.entry(&spec.tenant).or_default().add(spec.kind, spec.needs(), 1);
+        }
+        let dimensions = |name: &str, asked: &Usage| {
+            let tenant = tenants.get(name)?;
+            Some((name.to_owned(), quota::dimensions(&tenant.limits, &tenant.used, asked)))
+        };
+        asked.iter().filter_map(|(name, asked)| dimensions(name, asked)).collect()
+    }
+
+    async fn store(&self, tx: &mut Tx<'_>, prepared: Prepared, now: Timestamp) -> Result<Vec<RequestView>, OpError> {
+        let mut chance = SplitMix::new((self.context.seeds)());
+        let ids: Vec<RequestId> = self.items.iter().map(|_| RequestId::new(now, &mut chance)).collect();
+        let mut views: Vec<Option<RequestView>> = self.items.iter().map(|_| None).collect();
+        for index in prepared.order {
+            let (Some(spec), Some(id)) = (self.items.get(index), ids.get(index).copied()) else { continue };
+            let Some(tenant) = prepared.tenants.get(&spec.tenant) else { continue };
+            let prerequisites = prepared.prerequisites.get(index).map(Vec::as_slice).unwrap_or_default();
+            let on = |p: &Prerequisite| match p {
+                Prerequisite::Item(i) => ids.get(*i).copied(),
+                Prerequisite::Stored(id, _) => Some(*id),
+            };
+            let depends_on: Vec<RequestId> = prerequisites.iter().filter_map(on).collect::<BTreeSet<_>>().into_iter().collect();
+            let done = |p: &Prerequisite| matches!(p, Prerequisite::Stored(_, State::Completed));
+            let must_wait = !prerequisites.iter().all(done);
+            let admission = Admission {
+                id,
+                tenant: tenant.id,
+                spec: spec.clone(),
+                regions: prepared.regions.get(index).cloned().unwrap_or_default(),
+                depends_on: depends_on.clone(),
+                must_wait,
+                retry_of: self.retry_of,
+                actor: self.actor.clone(),
+            };
+            let (run, events) = Run::admit(admission, now);
+            let due = if must_wait { run.queue_deadline() } else { now };
+            let loaded = save::insert(tx, run, &spec.tenant, events, due, now, &mut chance).await?;
+            let depends: Vec<_> = depends_on.iter().map(|p| vec![id.into(), (*p).into()]).collect();
+            tx.batch(&DEPEND, &depends).await?;
+            let labels: Vec<_> = spec.labels.iter().map(|(k, v)| vec![id.into(), k.as_str().into(), v.as_str().into()]).collect();
+            tx.batch(&LABEL, &labels).await?;
+            if let Some(view) = views.get_mut(index) {
+                *view = Some(RequestView::of(loaded, now));
+            }
+        }
+        Ok(views.into_iter().flatten().collect())
+    }
+}
+
+/// The asked region; with fallback the others after it in order of registration.
+fn regions(spec: &Spec, clusters: &Clusters) -> Vec<String> {
+    let mut regions: Vec<String> = spec.region.iter().cloned().collect();
+    if spec.region_fallback {
+        for candidate in &clusters.candidates {
+            if !regions.contains(&candidate.spec.region) {
+                regions.push(candidate.spec.region.clone());
+            }
+        }
+    }
+    regions
+}
+
+fn tenant_row(row: &Row) -> Result<TenantRow, OpError> {
+    let spec: TenantSpec = row.json(1)?;
+    let amounts = Amounts { cpu: row.int(2)?, memory_gb: row.int(3)?, storage_gb: row.int(4)? };
+    let requests = [
+        (Kind::Vps, row.int(5)?),
+        (Kind::KubernetesNamespace, row.int(6)?),
+        (Kind::Environment, row.int(7)?),
+        (Kind::Managed, row.int(8)?),
+    ];
+    let used = Usage { amounts, requests: requests.into_iter().collect() };
+    Ok(TenantRow { id: row.id(0)?, limits: spec.quota, used })
+}
+
+/// A prerequisite outside the batch: a live request of the tenant, by id or by name (H24).
+async fn stored(tx: &mut Tx<'_>, tenant: TenantId, name: &str, pointer: String) -> Result<Prerequisite, OpError> {
+    let unknown = |pointer: String| OpError::DependencyUnknown { pointer, name: name.to_owned() };
+    let (id, state) = if let Ok(id) = name.parse::<RequestId>() {
+        let row = tx.row(&PREREQUISITE, &[id.into()]).await?.ok_or_else(|| unknown(pointer.clone()))?;
+        if row.text(1)? != tenant.to_string() {
+            return Err(unknown(pointer));
+        }
+        (id, row.text(0)?.to_owned())
+    } else {
+        let row = tx.row(&BY_NAME, &[tenant.into(), name.into()]).await?.ok_or_else(|| unknown(pointer.clone()))?;
+        (row.id(0)?, row.text(1)?.to_owned())
+    };
+    let state = State::parse(&state).ok_or_else(|| OpError::Corrupt(format!("state {state}")))?;
+    if matches!(state, State::Failed | State::RollingBack | State::RolledBack) {
+        return Err(OpError::DependencyEnded { pointer, name: name.to_owned(), state: state.name().to_owned() });
+    }
+    Ok(Prerequisite::Stored(id, state))
+}

@@ -1,0 +1,198 @@
+//! Taking due work under a lease: first what is already begun, then the queue, fairly (SPEC 6).
+
+use std::sync::Arc;
+
+use provisor_core::chance::SplitMix;
+use provisor_core::event::Actor;
+use provisor_core::run::Command;
+use provisor_core::workflow::Call;
+use provisor_core::{RequestId, Run, Span, Timestamp};
+
+use super::place::{Clusters, Placed};
+use super::save::{self, Context, Lease, Loaded};
+use super::settle;
+use crate::op::{Mode, Op, OpError};
+use crate::tx::{Stmt, Tx, both};
+
+/// Takes a batch of due work.
+pub struct Claim {
+    /// Who takes it.
+    pub worker: String,
+    /// How many at most.
+    pub limit: usize,
+    /// Surroundings.
+    pub context: Arc<Context>,
+}
+
+/// One claimed request.
+pub struct Claimed {
+    /// The run as it is now.
+    pub run: Run,
+    /// The lease's fencing token.
+    pub generation: i64,
+    /// Calls to make.
+    pub calls: Vec<Call>,
+    /// When to look again.
+    pub wake_at: Timestamp,
+}
+
+/// What a claim brought.
+pub struct Batch {
+    /// Requests that have something to do.
+    pub claimed: Vec<Claimed>,
+    /// Something was taken or changed: ask again at once.
+    pub busy: bool,
+    /// When the next work is due, as far as is known.
+    pub next_due: Timestamp,
+}
+
+const DUE: Stmt = both(
+    "select id from request where state <> 'queued' and due_at <= ?1 and due_at < 9223372036854775807 order by due_at limit ?2",
+);
+const NEXT_DUE: Stmt = both("select min(due_at) from request where state <> 'queued' and due_at < 9223372036854775807");
+// A tenant may have up to its limit in work; whose turn was longest ago comes first.
+const TENANTS: Stmt = both(
+    "select t.id from tenant t where t.in_work < t.max_concurrent and exists \
+     (select 1 from request r where r.tenant = t.id and r.state = 'queued' and r.due_at <= ?1) order by t.last_claimed limit ?2",
+);
+const HEAD: Stmt = both("select id from request where tenant = ?1 and state = 'queued' and due_at <= ?2 order by due_at, id limit 1");
+const TURN: Stmt = both("update tenant set last_claimed = (select max(last_claimed) + 1 from tenant) where id = ?1");
+const ROOM: Stmt = both("select max_concurrent - in_work from tenant where id = ?1");
+const PREREQUISITES: Stmt =
+    both("select count(*) from dependency d join request p on p.id = d.prerequisite where d.request = ?1 and p.state <> 'completed'");
+const NEXT_QUEUED: Stmt = both(
+    "select min((select min(r.due_at) from request r where r.tenant = t.id and r.state = 'queued')) from tenant t \
+     where t.in_work < t.max_concurrent",
+);
+
+pub(crate) const STATEMENTS: &[&Stmt] = &[&DUE, &NEXT_DUE, &TENANTS, &HEAD, &TURN, &ROOM, &PREREQUISITES, &NEXT_QUEUED];
+
+/// What cannot be placed is looked at again after this, longer the longer it has waited.
+const LOOK_AGAIN: Span = Span::seconds(1);
+const LOOK_AGAIN_AT_MOST: Span = Span::seconds(30);
+/// "Can never fit" after a change of clusters fails a request only after this (H16).
+const NEVER_FITS_AFTER: Span = Span::seconds(3600);
+/// Requests without a place that one claim passes by, over all tenants.
+const PASSED_BY_AT_MOST: usize = 64;
+
+impl Op for Claim {
+    type Out = Batch;
+    const NAME: &'static str = "claim";
+    const MODE: Mode = Mode::Write;
+
+    async fn run(&self, tx: &mut Tx<'_>) -> Result<Batch, OpError> {
+        let now = tx.now().await?;
+        let mut batch = Batch { claimed: Vec::new(), busy: false, next_due: Timestamp::NEVER };
+        self.take_due(tx, now, &mut batch).await?;
+        self.take_queued(tx, now, &mut batch).await?;
+        for stmt in [&NEXT_DUE, &NEXT_QUEUED] {
+            let due = tx.row(stmt, &[]).await?.map_or(Ok(None), |r| r.opt_int(0))?;
+            batch.next_due = batch.next_due.min(due.map_or(Timestamp::NEVER, Timestamp));
+        }
+        Ok(batch)
+    }
+}
+
+impl Claim {
+    async fn take_due(&self, tx: &mut Tx<'_>, now: Timestamp, batch: &mut Batch) -> Result<(), OpError> {
+        let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
+        let due = tx.rows(&DUE, &[now.0.into(), limit.into()]).await?;
+        for row in due {
+            let Some(loaded) = save::load(tx, row.id(0)?).await? else { continue };
+            self.lead(tx, loaded, now, Vec::new(), batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Decides what is next for a request under a new generation; keeps the lease only where there is
+    /// something to do.
+    async fn lead(&self, tx: &mut Tx<'_>, mut loaded: Loaded, now: Timestamp, mut events: Vec<provisor_core::event::Event>, batch: &mut Batch) -> Result<(), OpError> {
+        loaded.generation += 1;
+        let generation = loaded.generation;
+        let mut chance = SplitMix::new((self.context.seeds)());
+        let mut moment = self.context.moment(now, generation, &mut chance, &mut events, None);
+        let directive = settle::advance(tx, &mut loaded.run, &mut moment).await?;
+        let idle = directive.calls.is_empty();
+        let lease = if idle { Lease::Free(directive.wake_at) } else { Lease::Held(&self.worker, now.plus(self.context.lease)) };
+        let kept = save::save(tx, &self.context, loaded, events, lease, now, &mut chance).await?;
+        batch.busy = true;
+        if !idle {
+            batch.claimed.push(Claimed { run: kept.run, generation, calls: directive.calls, wake_at: directive.wake_at });
+        }
+        Ok(())
+    }
+
+    async fn take_queued(&self, tx: &mut Tx<'_>, now: Timestamp, batch: &mut Batch) -> Result<(), OpError> {
+        let mut clusters: Option<Clusters> = None;
+        let mut passed_by = 0;
+        while batch.claimed.len() < self.limit && passed_by < PASSED_BY_AT_MOST {
+            let wanted = i64::try_from(self.limit - batch.claimed.len()).unwrap_or(i64::MAX);
+            let tenants = tx.rows(&TENANTS, &[now.0.into(), wanted.into()]).await?;
+            if tenants.is_empty() {
+                return Ok(());
+            }
+            for tenant in tenants {
+                let tenant = tenant.text(0)?;
+                let room = tx.row(&ROOM, &[tenant.into()]).await?.map_or(Ok(0), |r| r.int(0))?;
+                let head = tx.row(&HEAD, &[tenant.into(), now.0.into()]).await?;
+                let (Some(head), true) = (head, room > 0 && batch.claimed.len() < self.limit) else { continue };
+                if clusters.is_none() {
+                    clusters = Some(Clusters::load(tx).await?);
+                }
+                let Some(clusters) = clusters.as_mut() else { continue };
+                if self.start(tx, head.id(0)?, clusters, now, batch).await? {
+                    tx.exec(&TURN, &[tenant.into()]).await?;
+                } else {
+                    passed_by += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the first attempt of a queued request, or notes what it waits for.
+    async fn start(&self, tx: &mut Tx<'_>, id: RequestId, clusters: &mut Clusters, now: Timestamp, batch: &mut Batch) -> Result<bool, OpError> {
+        let Some(mut loaded) = save::load(tx, id).await? else { return Ok(false) };
+        let mut events = Vec::new();
+        let mut chance = SplitMix::new((self.context.seeds)());
+        let deadline = loaded.run.queue_deadline();
+        let open = tx.row(&PREREQUISITES, &[id.into()]).await?.map_or(Ok(0), |r| r.int(0))?;
+        let actor = Some(Actor::system("queue"));
+        let mut moment = self.context.moment(now, loaded.generation + 1, &mut chance, &mut events, actor);
+        let due = if now >= deadline {
+            // The state was read in this transaction, so it cannot refuse.
+            let _ = loaded.run.command(Command::QueueTimeout, &mut moment);
+            now
+        } else if open > 0 {
+            loaded.run.await_turn("prerequisites", Some(format!("{open} not completed yet")), &mut moment);
+            deadline
+        } else {
+            match clusters.place(&mut loaded.run, &mut moment) {
+                Placed::Launched => {
+                    moment.actor = None;
+                    self.lead(tx, loaded, now, events, batch).await?;
+                    return Ok(true);
+                }
+                Placed::Refused(failure) => {
+                    loaded.run.give_up(failure, &mut moment);
+                    now
+                }
+                Placed::Not(choice) => {
+                    let busy = choice.rejected.iter().any(|(_, r)| r.starts_with("no room") || r.starts_with("too small"));
+                    let waited = loaded.run.await_turn(
+                        if busy || !choice.may_wait { "capacity" } else { "cluster_health" },
+                        Some(choice.rejected.iter().map(|(c, r)| format!("{c}: {r}")).collect::<Vec<_>>().join("; ")),
+                        &mut moment,
+                    );
+                    if !choice.may_wait && waited >= NEVER_FITS_AFTER {
+                        let _ = loaded.run.command(Command::Unplaceable { rejected: choice.rejected }, &mut moment);
+                    }
+                    now.plus(Span(waited.0 / 4).max(LOOK_AGAIN).min(LOOK_AGAIN_AT_MOST)).min(deadline)
+                }
+            }
+        };
+        save::save(tx, &self.context, loaded, events, Lease::Free(due), now, &mut chance).await?;
+        batch.busy = true;
+        Ok(false)
+    }
+}

@@ -1,0 +1,101 @@
+//! Answers of calls in, next calls out, under the fence of the lease's generation.
+
+use std::sync::Arc;
+
+use provisor_core::chance::SplitMix;
+use provisor_core::run::{Directive, Moment};
+use provisor_core::workflow::{Answer, Call};
+use provisor_core::{RequestId, Run, Timestamp};
+
+use super::place::{Clusters, Placed};
+use super::save::{self, Context, Lease};
+use crate::op::{Mode, Op, OpError};
+use crate::tx::Tx;
+
+/// Takes in answers and decides what is next.
+pub struct Settle {
+    /// Of which request.
+    pub id: RequestId,
+    /// The lease's fencing token.
+    pub generation: i64,
+    /// Who holds it.
+    pub worker: String,
+    /// What came back.
+    pub answers: Vec<Answer>,
+    /// Other calls of it are still under way, so the lease is kept.
+    pub in_flight: bool,
+    /// The worker stops: take the answers in, but begin nothing new.
+    pub closing: bool,
+    /// Identity of a backend that was learned on the way (H4).
+    pub identities: Vec<(provisor_core::ClusterId, String)>,
+    /// Surroundings.
+    pub context: Arc<Context>,
+}
+
+/// What to do next.
+pub struct Settled {
+    /// The run as it is now.
+    pub run: Run,
+    /// Calls to make.
+    pub calls: Vec<Call>,
+    /// When to look again.
+    pub wake_at: Timestamp,
+    /// Whether the lease was given back: nothing is under way and nothing is due.
+    pub released: bool,
+}
+
+impl Op for Settle {
+    type Out = Settled;
+    const NAME: &'static str = "settle";
+    const MODE: Mode = Mode::Write;
+
+    async fn run(&self, tx: &mut Tx<'_>) -> Result<Settled, OpError> {
+        let now = tx.now().await?;
+        let found = save::load(tx, self.id).await?;
+        let held = found.filter(|l| l.generation == self.generation && l.worker.as_deref() == Some(&self.worker));
+        let mut loaded = held.ok_or(OpError::Fenced)?;
+        let mut events = Vec::new();
+        let mut chance = SplitMix::new((self.context.seeds)());
+        let mut moment = self.context.moment(now, self.generation, &mut chance, &mut events, None);
+        for (cluster, identity) in &self.identities {
+            let unknown = loaded.run.attempts.iter_mut().filter(|a| a.cluster == *cluster && a.identity.is_none());
+            unknown.for_each(|a| a.identity = Some(identity.clone()));
+        }
+        for answer in &self.answers {
+            loaded.run.settle(answer.clone(), &mut moment);
+        }
+        let directive = if self.closing {
+            Directive { calls: Vec::new(), wake_at: now, launch: false }
+        } else {
+            advance(tx, &mut loaded.run, &mut moment).await?
+        };
+        let released = directive.calls.is_empty() && !self.in_flight;
+        let lease = if released {
+            Lease::Free(directive.wake_at)
+        } else {
+            Lease::Held(&self.worker, now.plus(self.context.lease))
+        };
+        let kept = save::save(tx, &self.context, loaded, events, lease, now, &mut chance).await?;
+        Ok(Settled { run: kept.run, calls: directive.calls, wake_at: directive.wake_at, released })
+    }
+}
+
+/// Decides what is next, with a further attempt where one is wanted and there is room for it now (H11).
+pub(crate) async fn advance(tx: &mut Tx<'_>, run: &mut Run, m: &mut Moment<'_>) -> Result<Directive, OpError> {
+    let mut directive = run.advance(m);
+    while directive.launch {
+        let mut clusters = Clusters::load(tx).await?;
+        if !matches!(clusters.place(run, m), Placed::Launched) {
+            let failure = run.error.clone().unwrap_or_else(|| {
+                provisor_core::Failure::new(provisor_core::Class::Capacity, "no_cluster", "no other cluster has room")
+            });
+            run.give_up(failure, m);
+        }
+        let mut next = run.advance(m);
+        next.calls.splice(0..0, directive.calls);
+        next.wake_at = next.wake_at.min(directive.wake_at);
+        directive = next;
+    }
+    Ok(directive)
+}
+

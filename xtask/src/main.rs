@@ -1,0 +1,54 @@
+//! House tools, called as `cargo xtask …`; the same on a developer's machine and in CI.
+//!
+//! Rejected: a makefile or shell scripts (counting tests, scanning sources and watching children are
+//! programs), and tools to be installed first (nextest, just): a clean checkout with a Rust toolchain is
+//! enough.
+#![allow(clippy::disallowed_methods, reason = "a tool measures wall time and feeds threads; nothing here runs in the product")]
+
+mod ci;
+mod generate;
+mod process;
+mod services;
+mod shell;
+mod suite;
+mod tally;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use shell::{Failed, say};
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  test [--fast | --services | --chaos] [-v]   all tests, or one stage; prints the count on the last line
+  ci                                          fmt, clippy, tidy, generate --check
+  tidy                                        sizes, crate directions, module docs, banned words, links
+  generate [--check]                          docs/generated and docs/openapi.json; --check only compares
+  services up|down|env openstack              the real service that the tests use; up and env print KEY=VALUE";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["test", options @ ..] => test::run(options),
+        ["ci"] => ci::run(),
+        ["tidy"] => tidy::run(),
+        ["generate"] => generate::run(generate::Mode::Write),
+        ["generate", "--check"] => generate::run(generate::Mode::Check),
+        ["services", command, name] => services::run(command, name),
+        [] | ["help" | "-h" | "--help"] => {
+            say(USAGE);
+            Ok(())
+        }
+        _ => Err(Failed::new(format!("unknown command\n{USAGE}"))),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            failed.tell();
+            ExitCode::FAILURE
+        }
+    }
+}
