@@ -22,7 +22,8 @@ use shell::{Failed, say};
 const USAGE: &str = "\
 cargo xtask COMMAND
 
-  test [--fast | --services | --chaos] [-v]   all tests, or one stage; prints the count on the last line
+  test [--fast] [--services] [--chaos]        all tests, or some stages; the count is on the last line
+       [-p PACKAGE]… [-v]                     of some packages; with all that they print
   ci                                          fmt, clippy, tidy, generate --check
   tidy                                        sizes, crate directions, module docs, banned words, links
   generate [--check]                          docs/generated and docs/openapi.json; --check only compares

@@ -66,11 +66,23 @@ pub(crate) enum Pick<'a> {
     Only(&'static str),
 }
 
-/// Builds all tests and names their binaries, in order of package and target.
-pub(crate) fn build() -> Done<Vec<Binary>> {
+/// `cargo test` for some packages, or for all where none is named.
+pub(crate) fn cargo_test(packages: &[String]) -> Command {
     let mut command = Command::new(cargo());
-    command.current_dir(root());
-    command.args(["test", "--workspace", "--no-run", "--quiet", "--message-format=json-render-diagnostics"]);
+    command.current_dir(root()).arg("test");
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    if packages.is_empty() {
+        command.arg("--workspace");
+    }
+    command
+}
+
+/// Builds the tests and names their binaries, in order of package and target.
+pub(crate) fn build(packages: &[String]) -> Done<Vec<Binary>> {
+    let mut command = cargo_test(packages);
+    command.args(["--no-run", "--quiet", "--message-format=json-render-diagnostics"]);
     let ended = run(command, Show::Nothing, Duration::from_hours(1))?;
     if !ended.ok {
         let told = ended.all.iter().filter(|line| !line.starts_with('{')).cloned().collect::<Vec<_>>();

@@ -4,31 +4,36 @@
 //! again; *chaos* kills and signals the real binary. Where a machine cannot have a service its tests are
 //! skipped, said so and counted; CI (`CI=true`) takes that for a failure.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::process::{Show, run as run_child};
 use crate::services::{self, Lease};
-use crate::shell::{Done, Failed, cargo, complain, is_ci, root, say, timed};
+use crate::shell::{Done, Failed, complain, is_ci, say, timed};
 use crate::suite::{self, Binary, Pick, Stage};
 use crate::tally::{Tally, count, listed};
 
 /// What was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 struct Asked {
     fast: bool,
     services: bool,
     chaos: bool,
+    packages: Vec<String>,
     show: Show,
 }
 
 fn asked(options: &[&str]) -> Done<Asked> {
-    let mut asked = Asked { fast: false, services: false, chaos: false, show: Show::Nothing };
-    for option in options {
+    let mut asked = Asked { fast: false, services: false, chaos: false, packages: Vec::new(), show: Show::Nothing };
+    let mut options = options.iter();
+    while let Some(option) = options.next() {
         match *option {
             "--fast" => asked.fast = true,
             "--services" => asked.services = true,
             "--chaos" => asked.chaos = true,
+            "-p" | "--package" => match options.next() {
+                Some(package) => asked.packages.push((*package).to_owned()),
+                None => return Err(Failed::new("-p PACKAGE")),
+            },
             "-v" | "--verbose" => asked.show = Show::Everything,
             other => return Err(Failed::new(format!("unknown option {other}"))),
         }
@@ -43,17 +48,17 @@ fn asked(options: &[&str]) -> Done<Asked> {
 pub(crate) fn run(options: &[&str]) -> Done {
     let asked = asked(options)?;
     let mut report = Report { show: asked.show, tally: Tally::default(), broken: Vec::new(), skips: Vec::new() };
-    let built = timed("build", suite::build);
+    let built = timed("build", || suite::build(&asked.packages));
     match built {
-        Ok(binaries) => stages(asked, &binaries, &mut report),
+        Ok(binaries) => stages(&asked, &binaries, &mut report),
         Err(failed) => report.break_off("build", &failed),
     }
     report.end()
 }
 
-fn stages(asked: Asked, binaries: &[Binary], report: &mut Report) {
+fn stages(asked: &Asked, binaries: &[Binary], report: &mut Report) {
     if asked.fast {
-        let done = timed("fast", || fast(binaries, report));
+        let done = timed("fast", || fast(asked, binaries, report));
         report.note("fast", done);
     }
     if asked.services {
@@ -67,16 +72,19 @@ fn stages(asked: Asked, binaries: &[Binary], report: &mut Report) {
 }
 
 /// Unit and integration tests that need no service, and the examples in the documentation.
-fn fast(binaries: &[Binary], report: &mut Report) -> Done {
+fn fast(asked: &Asked, binaries: &[Binary], report: &mut Report) -> Done {
     for binary in binaries {
         let left_out: Vec<&str> = suite::special_of(binary).map(|s| s.tests).collect();
         if !left_out.contains(&"") {
             report.run(binary, Pick::Without(&left_out), &[])?;
         }
     }
-    let mut command = Command::new(cargo());
-    command.current_dir(root()).args(["test", "--workspace", "--doc", "--quiet"]);
     let start = Instant::now();
+    if !binaries.iter().any(|binary| binary.target == "lib") {
+        return Ok(()); // cargo refuses to look for examples where there can be none
+    }
+    let mut command = suite::cargo_test(&asked.packages);
+    command.args(["--doc", "--quiet"]);
     let ended = run_child(command, report.show, Duration::from_mins(30))?;
     report.take("doc examples", &ended, start);
     Ok(())
@@ -191,7 +199,8 @@ mod tests {
     fn without_a_stage_all_are_run() {
         let all = asked(&["-v"]).expect("options");
         assert!(all.fast && all.services && all.chaos && all.show == Show::Everything);
-        let one = asked(&["--fast"]).expect("options");
+        let one = asked(&["--fast", "-p", "provisor-core"]).expect("options");
+        assert_eq!(one.packages, ["provisor-core"]);
         assert!(one.fast && !one.services && !one.chaos);
         assert!(asked(&["--slow"]).is_err());
     }

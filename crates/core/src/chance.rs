@@ -2,7 +2,7 @@
 //! nothing cryptographic (tokens and keys are made elsewhere).
 
 /// A source of random numbers. The same source in the same state gives the same decisions.
-pub trait Chance {
+pub trait Chance: Send {
     /// The next 64 random bits.
     fn next_u64(&mut self) -> u64;
 

@@ -69,6 +69,14 @@ impl Line {
         }
     }
 
+    /// The pause before the next look, or the end that comes first.
+    async fn between_looks(&self, pause: Option<Span>, deadline: Timestamp, seen: String) -> Option<Reply> {
+        if !self.is_over(deadline) && !self.pause(pause.unwrap_or(LOOK_EVERY).max(Span::millis(1)), deadline).await {
+            return Some(Reply::Dropped);
+        }
+        self.is_over(deadline).then_some(Reply::TimedOut { last_seen: Some(seen) })
+    }
+
     /// Runs a provider call that is not cut off by a drop; a look is.
     async fn guarded<T>(&self, protect: bool, limit: Duration, call: impl Future<Output = T>) -> Option<Result<T, ()>> {
         if protect {
@@ -97,7 +105,6 @@ async fn perform(line: &Line, bound: &Bound, call: &Call, mut work: Work) -> Rep
         // H5: too late to send; it was not sent, so this is no doubt.
         return Reply::Failed(Failure::new(Class::Transient, "not_sent_in_time", "the call could not be sent within its lease"));
     }
-    let mut last_seen: Option<String> = None;
     let mut looks = 0_u32;
     loop {
         let creating = work.tag.is_some() && work.provider_id.is_none();
@@ -105,12 +112,9 @@ async fn perform(line: &Line, bound: &Bound, call: &Call, mut work: Work) -> Rep
         let Some(answer) = line.guarded(creating || looks == 0, limit, bound.provider.perform(&work)).await else {
             return Reply::Dropped;
         };
-        let pause = match answer {
-            Err(()) if creating => return Reply::TimedOut { last_seen: Some(format!("no answer within {:.1} s", limit.as_secs_f64())) },
-            Err(()) => {
-                last_seen = Some(format!("no answer within {:.1} s", limit.as_secs_f64()));
-                call.look_every
-            }
+        let (seen, pause) = match answer {
+            Err(()) if creating => return Reply::TimedOut { last_seen: Some(silence(limit)) },
+            Err(()) => (silence(limit), call.look_every),
             Ok(Ok(Progress::Done(made))) => return Reply::Done(made),
             Ok(Ok(Progress::Running { made, seen, look_again })) => {
                 if made.provider_id.is_some() && work.provider_id.is_none() {
@@ -118,27 +122,21 @@ async fn perform(line: &Line, bound: &Bound, call: &Call, mut work: Work) -> Rep
                     work.provider_id.clone_from(&made.provider_id);
                 }
                 work.facts.extend(made.facts);
-                last_seen = Some(seen);
-                look_again.or(call.look_every)
+                (seen, look_again.or(call.look_every))
             }
             // A look that failed is looked again: polling is not retrying (SPEC 3.2).
-            Ok(Err(failure)) if is_passing(&failure) && (probe || (looks > 0 && !creating)) => {
-                last_seen = Some(failure.message);
-                call.look_every
-            }
+            Ok(Err(failure)) if is_passing(&failure) && (probe || (looks > 0 && !creating)) => (failure.message, call.look_every),
             Ok(Err(failure)) => return Reply::Failed(failure),
         };
         looks = looks.saturating_add(1);
-        if line.is_over(call.deadline) {
-            return Reply::TimedOut { last_seen };
-        }
-        if !line.pause(pause.unwrap_or(LOOK_EVERY).max(Span::millis(1)), call.deadline).await {
-            return Reply::Dropped;
-        }
-        if line.is_over(call.deadline) {
-            return Reply::TimedOut { last_seen };
+        if let Some(end) = line.between_looks(pause, call.deadline, seen).await {
+            return end;
         }
     }
+}
+
+fn silence(limit: Duration) -> String {
+    format!("no answer within {:.1} s", limit.as_secs_f64())
 }
 
 fn is_passing(failure: &Failure) -> bool {
@@ -158,37 +156,21 @@ async fn release(line: &Line, bound: &Bound, call: &Call, held: &Held) -> Reply 
             Err(_) => return Reply::TimedOut { last_seen: Some("asking the backend who it is".to_owned()) },
         }
     }
-    let mut last_seen = None;
     let mut looks = 0_u32;
     loop {
         let limit = line.limit(call);
         let Some(answer) = line.guarded(looks == 0, limit, bound.provider.release(held)).await else { return Reply::Dropped };
-        let pause = match answer {
+        let (seen, pause) = match answer {
             Ok(Ok(Released::Gone)) => return Reply::Gone { replaced: false },
             Ok(Ok(Released::Replaced)) => return Reply::Gone { replaced: true },
-            Ok(Ok(Released::Running { seen, look_again })) => {
-                last_seen = Some(seen);
-                look_again
-            }
-            Ok(Err(failure)) if is_passing(&failure) && looks > 0 => {
-                last_seen = Some(failure.message);
-                None
-            }
+            Ok(Ok(Released::Running { seen, look_again })) => (seen, look_again),
+            Ok(Err(failure)) if is_passing(&failure) && looks > 0 => (failure.message, None),
             Ok(Err(failure)) => return Reply::Failed(failure),
-            Err(()) => {
-                last_seen = Some(format!("no answer within {:.1} s", limit.as_secs_f64()));
-                None
-            }
+            Err(()) => (silence(limit), None),
         };
         looks = looks.saturating_add(1);
-        if line.is_over(call.deadline) {
-            return Reply::TimedOut { last_seen };
-        }
-        if !line.pause(pause.unwrap_or(LOOK_EVERY).max(Span::millis(1)), call.deadline).await {
-            return Reply::Dropped;
-        }
-        if line.is_over(call.deadline) {
-            return Reply::TimedOut { last_seen };
+        if let Some(end) = line.between_looks(pause, call.deadline, seen).await {
+            return end;
         }
     }
 }

@@ -32,7 +32,6 @@ const POLL_EVERY: Duration = Duration::from_secs(1);
 /// A lease that this worker holds.
 struct Hold {
     generation: i64,
-    lost: CancellationToken,
     poke: Arc<Notify>,
 }
 
@@ -89,13 +88,12 @@ fn lock(holds: &Holds) -> std::sync::MutexGuard<'_, BTreeMap<RequestId, Hold>> {
 
 fn spawn(engine: &Arc<Engine>, holds: &Holds, drives: &TaskTracker, freed: &Arc<Notify>, stop: &CancellationToken, claimed: Claimed) {
     let id = claimed.run.id;
-    let (lost, poke) = (CancellationToken::new(), engine.bell.hold(id));
-    lock(holds).insert(id, Hold { generation: claimed.generation, lost: lost.clone(), poke: Arc::clone(&poke) });
+    let poke = engine.bell.hold(id);
+    lock(holds).insert(id, Hold { generation: claimed.generation, poke: Arc::clone(&poke) });
     let drive = Drive {
         engine: Arc::clone(engine),
         id,
         generation: claimed.generation,
-        lost,
         stop: stop.clone(),
         poke,
         in_flight: BTreeMap::new(),
@@ -116,7 +114,8 @@ fn spawn(engine: &Arc<Engine>, holds: &Holds, drives: &TaskTracker, freed: &Arc<
     });
 }
 
-/// Extends the leases; a request whose lease is gone is dropped at once, one that got a command looks.
+/// Extends the leases. A request whose lease is gone looks, and finds itself fenced; so does one that got a
+/// command, and finds it.
 async fn heartbeat(engine: Arc<Engine>, holds: Holds, stop: CancellationToken) {
     let every = Span(engine.config.lease.0 / 3).to_std();
     loop {
@@ -127,10 +126,8 @@ async fn heartbeat(engine: Arc<Engine>, holds: Holds, stop: CancellationToken) {
                 let held = lock(&holds);
                 for (id, generation) in before {
                     let Some(hold) = held.get(&id).filter(|h| h.generation == generation) else { continue };
-                    match kept.iter().find(|k| k.id == id && k.generation == generation) {
-                        None => hold.poke.notify_one(),
-                        Some(k) if k.attention => hold.poke.notify_one(),
-                        Some(_) => {}
+                    if kept.iter().find(|k| k.id == id && k.generation == generation).is_none_or(|k| k.attention) {
+                        hold.poke.notify_one();
                     }
                 }
             }
@@ -149,7 +146,6 @@ struct Drive {
     engine: Arc<Engine>,
     id: RequestId,
     generation: i64,
-    lost: CancellationToken,
     stop: CancellationToken,
     poke: Arc<Notify>,
     in_flight: BTreeMap<CallKey, CancellationToken>,
@@ -164,7 +160,6 @@ enum Woken {
     Answers(Vec<Answer>),
     Look,
     Stop,
-    Lost,
 }
 
 impl Drive {
@@ -174,7 +169,6 @@ impl Drive {
         self.begin(calls, &mut running, &sender).await;
         loop {
             match self.wait(&mut running, &mut progress).await {
-                Woken::Lost => return,
                 Woken::Stop => return self.wind_up(running, progress).await,
                 Woken::Look => {
                     if !self.settle(Vec::new(), &mut running, &sender).await {
@@ -210,7 +204,6 @@ impl Drive {
         let mut answers = Vec::new();
         tokio::select! {
             biased;
-            () = self.lost.cancelled() => return Woken::Lost,
             () = self.stop.cancelled() => return Woken::Stop,
             Some(answer) = progress.recv() => answers.push(answer),
             Some(answer) = running.next(), if !running.is_empty() => answers.push(answer),

@@ -108,6 +108,14 @@ pub enum OpError {
         /// What uses it, with counts.
         counts: Vec<(String, i64)>,
     },
+    /// A backend that had to be asked did not answer as it should.
+    #[error("backend: {message}")]
+    Backend {
+        /// Stable code.
+        code: String,
+        /// What happened.
+        message: String,
+    },
     /// The database refused or could not be reached; nothing was stored.
     #[error("database: {0}")]
     Database(String),

@@ -5,23 +5,24 @@
 
 use crate::tx::Stmt;
 
+pub mod admit;
+pub mod claim;
 pub mod clusters;
+pub mod command;
+pub mod heartbeat;
 pub mod ledger;
 pub mod log;
 pub mod meta;
+pub(crate) mod place;
 pub mod quota;
 pub mod readers;
+pub mod reappeared;
 pub mod requests;
+pub mod save;
+pub mod settle;
 pub mod stats;
 pub mod tenants;
-pub(crate) mod place;
 pub mod tokens;
-pub mod settle;
-pub mod save;
-pub mod heartbeat;
-pub mod command;
-pub mod claim;
-pub mod admit;
 
 /// The statements of each file, for the tests that prepare and explain them.
 pub const ALL_STATEMENTS: &[(&str, &[&Stmt])] = &[
@@ -40,5 +41,6 @@ pub const ALL_STATEMENTS: &[(&str, &[&Stmt])] = &[
     ("command", command::STATEMENTS),
     ("heartbeat", heartbeat::STATEMENTS),
     ("place", place::STATEMENTS),
+    ("reappeared", reappeared::STATEMENTS),
     ("save", save::STATEMENTS),
 ];

@@ -105,7 +105,8 @@ impl Vault {
     /// the store, this is the first start, and a key is made.
     pub async fn in_file(path: &Path, store: &Store) -> Result<Self, VaultError> {
         let canary = store.run(GetMeta { name: CANARY.to_owned() }).await?;
-        let canary: Option<Sealed> = canary.map(|text| serde_json::from_str(&text)).transpose().map_err(|_| VaultError::Damaged)?;
+        let canary: Option<Sealed> =
+            canary.map(|text| serde_json::from_str(&text)).transpose().map_err(|_| VaultError::Damaged)?;
         let text = match (read_file(path)?, &canary) {
             (Some(text), _) => text,
             (None, Some(canary)) => return Err(VaultError::KeyMissing { path: path.to_owned(), key: canary.key.clone() }),

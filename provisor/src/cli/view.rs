@@ -224,7 +224,7 @@ pub(crate) fn clusters(out: Out, items: &[Cluster]) -> String {
 fn room(room: Room) -> String {
     let limit = room.limit.map_or("–".to_owned(), |l| l.to_string());
     let reserved = if room.reserved > 0 { format!("+{}", room.reserved) } else { String::new() };
-    format!("{}{reserved}/{limit}")
+    format!("{}{reserved}/{limit}", room.used)
 }
 
 /// One cluster.

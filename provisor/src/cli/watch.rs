@@ -84,7 +84,7 @@ pub(crate) async fn follow(
     let order: Vec<String> = requests.iter().map(|r| r.id.clone()).collect();
     feed.narrow(&order);
     let mut watcher = Watcher { session, goal, all: BTreeMap::new(), order, show, round: Instant::now(), away_since: None };
-    watcher.begin(requests);
+    watcher.begin(requests, feed.tells_past);
     let limit = timeout.map_or(Duration::from_secs(320_000_000), Duration::from_secs_f64);
     let end = watcher.run(&mut feed, limit).await;
     watcher.show.end();
@@ -93,12 +93,14 @@ pub(crate) async fn follow(
 }
 
 impl Watcher<'_> {
-    fn begin(&mut self, requests: Vec<Request>) {
+    fn begin(&mut self, requests: Vec<Request>, tells_past: bool) {
         self.show.begin(&requests);
         for request in requests {
             let verdict = judge(self.goal, &request);
             let over_since = verdict.is_over().then(Instant::now);
-            let followed = Followed { verdict, dirty: true, told: None, over_since, request };
+            // Why: no event will tell of what was over before.
+            let told = (verdict.is_over() && !tells_past).then(|| request.state.clone());
+            let followed = Followed { verdict, dirty: true, told, over_since, request };
             self.all.insert(followed.request.id.clone(), followed);
         }
     }

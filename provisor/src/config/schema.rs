@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     Word(&'static [&'static str]),
     /// Address ranges such as `10.0.0.0/8`.
     Cidrs,
+    /// What is logged.
+    Filter,
     /// A text that is never shown.
     Secret,
 }
@@ -41,6 +43,7 @@ impl Kind {
             Self::Integer(min, max) => format!("whole number, {min} to {max}"),
             Self::Word(words) => words.join(" | "),
             Self::Cidrs => "list of address ranges (CIDR)".to_owned(),
+            Self::Filter => "level, or directives".to_owned(),
             Self::Secret => "secret text".to_owned(),
         }
     }
@@ -108,7 +111,7 @@ pub(crate) const KEYS: &[Key] = &[
         None,
         "The key under which credentials are encrypted. By default `secrets.key` in data.dir, made at the first start.",
     ),
-    key("worker.concurrency", Kind::Integer(1, 4096), Some("64"), "Requests that the worker drives at once."),
+    key("worker.concurrency", Kind::Integer(1, 4096), Some("256"), "Requests that the worker drives at once."),
     key(
         "worker.lease_seconds",
         Kind::Seconds(0.5, 3600.0),
@@ -136,7 +139,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("log.format", Kind::Word(&["text", "json"]), Some("text"), "How logs are written to standard error."),
     key(
         "log.level",
-        Kind::Text,
+        Kind::Filter,
         Some("info"),
         "What is logged: error, warn, info, debug, trace, or directives such as `info,provisor_engine=debug`.",
     ),

@@ -32,7 +32,7 @@ fn flags_beat_the_environment_which_beats_the_file() {
     assert_eq!(settings.stuck_after, Duration::from_secs(1));
     assert_eq!(settings.lease, Duration::from_millis(4500));
     assert_eq!(settings.shutdown, Duration::from_millis(6250));
-    assert_eq!(settings.worker_concurrency, 64);
+    assert_eq!(settings.worker_concurrency, 256);
 }
 
 #[test]

@@ -86,6 +86,7 @@ pub(crate) fn read(kind: Kind, raw: &Raw, typed: bool) -> Result<Value, Broken> 
         Kind::Integer(min, max) => integer(&number(raw, typed)?, min, max),
         Kind::Cidrs => cidrs(raw),
         Kind::Text | Kind::Path | Kind::Secret => text(raw).map(Value::Text),
+        Kind::Filter => filter(text(raw)?),
         Kind::Database => database(text(raw)?),
         Kind::Address => address(text(raw)?),
         Kind::Word(words) => word(text(raw)?, words),
@@ -144,6 +145,13 @@ fn is_cidr(text: &str) -> bool {
     let Some((address, bits)) = text.split_once('/') else { return false };
     let (Ok(address), Ok(bits)) = (address.parse::<std::net::IpAddr>(), bits.parse::<u8>()) else { return false };
     bits <= if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn filter(text: String) -> Result<Value, Broken> {
+    match tracing_subscriber::EnvFilter::builder().parse(&text) {
+        Ok(_) => Ok(Value::Text(text)),
+        Err(e) => broken("format", format!("must be a level or directives such as info,provisor_engine=debug: {e}")),
+    }
 }
 
 fn database(url: String) -> Result<Value, Broken> {

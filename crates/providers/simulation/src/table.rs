@@ -99,7 +99,7 @@ pub(crate) struct Played {
     pub(crate) host: &'static str,
     /// The kind that holds everything else of its attempt and takes it along.
     pub(crate) container: Option<&'static str>,
-    /// The kind with the address.
+    /// The kind with the address; empty where nothing has one.
     pub(crate) front: &'static str,
     /// The kind with the firewall rules; `None`: every asked port is open.
     pub(crate) rules: Option<&'static str>,
@@ -417,7 +417,7 @@ const MANUAL: Played = Played {
     key: Key::None,
     host: "reservation",
     container: None,
-    front: "reservation",
+    front: "",
     rules: None,
     address_fact: "address",
     attempt: &[

@@ -443,7 +443,7 @@ impl Cluster {
     pub(crate) fn tagged<'a>(&'a self, prefix: &'a str, from: &str) -> impl Iterator<Item = (&'a String, &'a Resource)> {
         let start = if from > prefix { from.to_owned() } else { prefix.to_owned() };
         let tags = self.by_tag.range(start..).take_while(move |(t, _)| t.starts_with(prefix));
-        tags.flat_map(|(t, keys)| keys.iter().filter_map(move |k| Some((t, self.live.get(k)?))))
+        tags.flat_map(move |(t, keys)| keys.iter().filter_map(move |k| Some((t, self.live.get(k)?))))
     }
 
     /// What an attempt has.

@@ -27,6 +27,7 @@ create table tenant (
     used_managed              integer not null default 0,
     in_work       integer not null default 0
 ) strict;
+create index tenant_turn on tenant (last_claimed);
 
 create table cluster (
     id            text primary key,

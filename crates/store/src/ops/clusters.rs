@@ -26,8 +26,7 @@ const INSERT: Stmt = both(
     "insert into cluster (id, ordinal, name, spec, credentials, version, created_at, health)
      values (?1, (select coalesce(max(ordinal), 0) + 1 from cluster), ?2, ?3, ?4, 1, ?5, ?6) on conflict (name) do nothing",
 );
-const UPDATE: Stmt =
-    both("update cluster set name = ?2, spec = ?3, credentials = ?4, version = version + 1 where id = ?1");
+const UPDATE: Stmt = both("update cluster set name = ?2, spec = ?3, credentials = ?4, version = version + 1 where id = ?1");
 const DELETE: Stmt = both("delete from cluster where id = ?1");
 const SET_HEALTH: Stmt = both("update cluster set health = ?2 where id = ?1");
 const SET_IDENTITY: Stmt = both("update cluster set identity = ?2 where id = ?1");

@@ -23,8 +23,7 @@ macro_rules! rows {
     };
 }
 
-const OPEN: Stmt =
-    both(rows!("resource.cluster = ?1 and resource.open = 1 and resource.id > ?2 order by resource.id limit ?3"));
+const OPEN: Stmt = both(rows!("resource.cluster = ?1 and resource.open = 1 and resource.id > ?2 order by resource.id limit ?3"));
 const BY_TAG: Stmt = both(rows!("resource.tag = ?1 order by resource.id"));
 const SEEN: Stmt = both("update resource set seen_closed = seen_closed + 1 where id = ?1 and open = 0 returning seen_closed");
 const UNSEEN: Stmt = both("update resource set seen_closed = 0 where id = ?1");

@@ -38,9 +38,8 @@ macro_rules! feed {
 const OF_SUBJECT: Stmt = both(entries!("subject = ?1 and version > ?2 order by version limit ?3"));
 const FEED: Stmt = both(feed!(""));
 // Why the tenant's id too: a deleted tenant's name may be taken by another one, who must not see its log.
-const FEED_OF_TENANT: Stmt = both(feed!(
-    "tenant = ?6 and exists (select 1 from request where request.id = event.subject and request.tenant = ?7) and "
-));
+const FEED_OF_TENANT: Stmt =
+    both(feed!("tenant = ?6 and exists (select 1 from request where request.id = event.subject and request.tenant = ?7) and "));
 const TENANT_NAME: Stmt = both("select name from tenant where id = ?1");
 const HEAD: Stmt = both("select coalesce(max(position), 0) from event");
 

@@ -158,8 +158,7 @@ async fn sum(tx: &mut Tx<'_>) -> Result<Sums, OpError> {
             note_tenant(&mut sums, &row.id(1)?, &usage, row.int(6)?);
             let run: Slim = row.json(7)?;
             let size = run.spec.size.unwrap_or_default();
-            let needs =
-                Amounts { cpu: size.cpu.into(), memory_gb: size.memory_gb.into(), storage_gb: size.storage_gb.into() };
+            let needs = Amounts { cpu: size.cpu.into(), memory_gb: size.memory_gb.into(), storage_gb: size.storage_gb.into() };
             for attempt in run.attempts.iter().filter(|a| a.released_at.is_none()) {
                 let how = if attempt.state == AttemptState::Won { "used" } else { "reserved" };
                 note_cluster(&mut sums, &attempt.cluster, how, needs, 1);

@@ -24,9 +24,8 @@ const INSERT: Stmt = both(
      on conflict (hash) do nothing",
 );
 const BY_ID: Stmt = both(view!("token.id = ?1 and (?2 is null or token.tenant = ?2)"));
-const BY_HASH: Stmt = both(view!(
-    "token.hash = ?1 and token.revoked_at is null and (token.expires_at is null or token.expires_at > ?2)"
-));
+const BY_HASH: Stmt =
+    both(view!("token.hash = ?1 and token.revoked_at is null and (token.expires_at is null or token.expires_at > ?2)"));
 const LIST: Stmt = both(view!("token.id > ?1 and (?2 is null or token.tenant = ?2) order by token.id limit ?3"));
 const REVOKE: Stmt = both("update token set revoked_at = ?2 where id = ?1 and revoked_at is null");
 

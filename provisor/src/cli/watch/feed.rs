@@ -20,13 +20,15 @@ pub(crate) struct Feed {
     streams: SelectAll<BoxStream<'static, Result<Received, ClientError>>>,
     only: Option<BTreeSet<String>>,
     broken: Option<String>,
+    /// Whether the past comes too.
+    pub(crate) tells_past: bool,
 }
 
 impl Feed {
     /// Everything that happens from here on.
     pub(crate) async fn from_now(session: &Session) -> Self {
         let mut stream = session.client.event_stream(&EventFilter::default());
-        let mut feed = Self { streams: SelectAll::new(), only: None, broken: None };
+        let mut feed = Self { streams: SelectAll::new(), only: None, broken: None, tells_past: false };
         match stream.open().await {
             Ok(()) => feed.streams.push(stream.into_stream().boxed()),
             Err(e) => feed.broken = Some(e.to_string()),
@@ -40,7 +42,7 @@ impl Feed {
             Self::from_now(session).await
         } else {
             let streams = ids.iter().map(|id| session.client.request_events(id, None).into_stream().boxed());
-            Self { streams: streams.collect(), only: None, broken: None }
+            Self { streams: streams.collect(), only: None, broken: None, tells_past: true }
         };
         feed.only = Some(ids.iter().cloned().collect());
         feed

@@ -1,0 +1,78 @@
+//! The background probe of clusters (SPEC 5): each is tested on a timer, and placement skips what is not
+//! online. One failed test does not change anything: two in a row do, one good one restores.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use provisor_core::ClusterId;
+use provisor_core::cluster::{Health, HealthState};
+use provisor_store::ops::clusters::{ListClusters, SetHealth, SetIdentity};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::Engine;
+
+/// Failed tests in a row before a cluster counts as not online.
+const FAILURES: u32 = 2;
+/// Longest time of one test.
+const TEST_LIMIT: Duration = Duration::from_secs(20);
+
+pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
+    let mut failures: BTreeMap<ClusterId, u32> = BTreeMap::new();
+    loop {
+        if let Err(error) = engine.refresh_clusters().await {
+            warn!(%error, "the clusters could not be read");
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = round(&engine, &mut failures) => {}
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(engine.config.health_every.to_std()) => {}
+        }
+    }
+}
+
+async fn round(engine: &Engine, failures: &mut BTreeMap<ClusterId, u32>) {
+    let Ok(clusters) = engine.store.run(ListClusters).await else { return };
+    let tests = clusters.iter().map(|view| async move {
+        let bound = engine.registry.get(view.id).ok()?;
+        let began = engine.store.now();
+        let checks = tokio::time::timeout(TEST_LIMIT, bound.provider.test()).await.ok();
+        if let (None, Ok(Ok(identity))) = (&view.identity, tokio::time::timeout(TEST_LIMIT, bound.identity()).await) {
+            if let Err(error) = engine.store.run(SetIdentity { id: view.id, identity }).await {
+                warn!(cluster = %view.spec.name, %error, "its identity could not be noted");
+            }
+        }
+        Some((view, checks, engine.store.now().since(began)))
+    });
+    for (view, checks, took) in futures::future::join_all(tests).await.into_iter().flatten() {
+        let checks = checks.unwrap_or_default();
+        let broken = checks.iter().find(|c| !c.ok);
+        let error = broken.map(|c| format!("{}: {}", c.name, c.error.as_deref().unwrap_or("failed")));
+        let bad = broken.is_some() || checks.is_empty();
+        let count = failures.entry(view.id).or_insert(0);
+        *count = if bad { count.saturating_add(1) } else { 0 };
+        let seen = if !bad {
+            HealthState::Online
+        } else if checks.iter().any(|c| c.ok) {
+            HealthState::Degraded
+        } else {
+            HealthState::Offline
+        };
+        let state = if bad && *count < FAILURES { view.health.state } else { seen };
+        let health = Health {
+            state,
+            checked_at: Some(engine.store.now()),
+            latency_ms: u64::try_from(took.0 / 1000).ok(),
+            error: error.or_else(|| checks.is_empty().then(|| "no answer in time".to_owned())),
+        };
+        if let Err(error) = engine.store.run(SetHealth { id: view.id, health }).await {
+            warn!(cluster = %view.spec.name, %error, "its health could not be noted");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The sweeper (SPEC 3.6, H2): each cluster's tagged inventory against the ledger, on a timer and on
+//! demand. It reads the inventory first and the ledger after it, so that what is made meanwhile is known.
+//!
+//! By itself it releases only an object of its own installation whose row is closed, older than the
+//! grace and seen in two sweeps. Unknown rows and foreign tags are reported only; an own tag without a row
+//! stops all releases on that cluster (H41). A sweep that would release too much releases nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use provisor_core::id::Tag;
+use provisor_core::run::RowState;
+use provisor_core::workflow::Found;
+use provisor_core::workflow::call::Held;
+use provisor_core::{Class, ClusterId, Failure, ResourceId, Timestamp};
+use provisor_provider::Released;
+use provisor_store::OpError;
+use provisor_store::ops::clusters::{ClusterView, ListClusters};
+use provisor_store::ops::ledger::{MarkSeenClosed, OpenRows, RowSummary, RowsByTag};
+use provisor_store::ops::reappeared::Reappeared;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::Engine;
+use crate::registry::Bound;
+
+/// Pages of an inventory at most; more is a fault of the backend's paging.
+const PAGES_AT_MOST: usize = 10_000;
+/// How often the timer looks whether a cluster is due.
+const TICK: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// One cluster's inventory against the ledger.
+pub struct Inventory {
+    cluster: String,
+    at: Timestamp,
+    owned: Vec<(ResourceId, Found)>,
+    missing: Vec<RowSummary>,
+    orphaned: Vec<(Option<RowSummary>, Found)>,
+    released: Vec<String>,
+    alarm: Option<String>,
+    total: usize,
+}
+
+pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
+    let mut last: BTreeMap<ClusterId, Timestamp> = BTreeMap::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(TICK) => {}
+        }
+        let Ok(clusters) = engine.store.run(ListClusters).await else { continue };
+        for view in clusters {
+            let now = engine.store.now();
+            // The first sweep comes one period after the start: a restart sweeps nothing in a hurry.
+            let due = last.entry(view.id).or_insert(now).plus(view.spec.common().sweep_every);
+            if due > now {
+                continue;
+            }
+            last.insert(view.id, now);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                swept = engine.sweep_cluster(&view, false) => if let Err(error) = swept {
+                    warn!(cluster = %view.spec.name, %error, "the sweep failed");
+                }
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// A cluster's inventory against the ledger, as the API shows it.
+    pub async fn inventory(&self, key: &str) -> Result<Value, OpError> {
+        let view = self.cluster(key).await?;
+        Ok(self.compare(&view).await?.to_json())
+    }
+
+    /// A sweep, now; with `dry_run` nothing is released or counted.
+    pub async fn sweep(&self, key: &str, dry_run: bool) -> Result<Value, OpError> {
+        let view = self.cluster(key).await?;
+        Ok(self.sweep_cluster(&view, dry_run).await?.to_json())
+    }
+
+    async fn sweep_cluster(&self, view: &ClusterView, dry_run: bool) -> Result<Inventory, OpError> {
+        let mut inventory = self.compare(view).await?;
+        let settings = view.spec.common();
+        let closed: Vec<ResourceId> = inventory.orphaned.iter().filter_map(|(row, _)| row.as_ref().map(|r| r.id)).collect();
+        let mut seen: BTreeMap<ResourceId, i64> =
+            inventory.orphaned.iter().filter_map(|(row, _)| row.as_ref().map(|r| (r.id, r.seen_closed + 1))).collect();
+        if !dry_run && !closed.is_empty() {
+            seen = self.store.run(MarkSeenClosed { seen: closed, unseen: Vec::new() }).await?.into_iter().collect();
+        }
+        let now = self.store.now();
+        let grace = settings.orphan_grace;
+        let may_go = |row: &RowSummary, found: &Found| {
+            let since = row.released_at.unwrap_or(row.created_at);
+            let old = found.age_seconds.map_or(now.since(since) >= grace, |age| {
+                provisor_core::Span::seconds(i64::try_from(age).unwrap_or(i64::MAX / 2_000_000)) >= grace
+            });
+            old && row.state == RowState::Released && seen.get(&row.id).is_some_and(|n| *n >= 2)
+        };
+        let unknown = inventory.orphaned.iter().any(|(row, _)| row.is_none());
+        let wanted: Vec<(RowSummary, Found)> = inventory
+            .orphaned
+            .iter()
+            .filter_map(|(row, found)| row.as_ref().filter(|r| may_go(r, found)).map(|r| (r.clone(), found.clone())))
+            .collect();
+        let limit = 5.max(inventory.total / 50);
+        if unknown && !wanted.is_empty() {
+            inventory.alarm = Some("an own tag without a ledger row was found; nothing is released here".to_owned());
+        } else if wanted.len() > limit {
+            inventory.alarm = Some(format!("{} objects would be released, more than {limit}; nothing is released", wanted.len()));
+        } else if !dry_run {
+            for (row, found) in wanted {
+                if self.release_orphan(view.id, &row, &found).await {
+                    inventory.released.push(found.provider_id);
+                }
+            }
+        }
+        if let Some(alarm) = &inventory.alarm {
+            warn!(cluster = %view.spec.name, alarm, "the sweep stopped itself");
+        }
+        Ok(inventory)
+    }
+
+    async fn release_orphan(&self, cluster: ClusterId, row: &RowSummary, found: &Found) -> bool {
+        let Ok(bound) = self.registry.get(cluster) else { return false };
+        let held = Held {
+            row: row.id,
+            request: row.request,
+            kind: found.kind.clone(),
+            tag: Tag(found.tag.clone()),
+            name: row.name.clone(),
+            provider_id: found.provider_id.clone(),
+            uid: found.uid.clone(),
+            identity: None,
+            resources: BTreeMap::new(),
+            facts: BTreeMap::new(),
+        };
+        let note = Reappeared { row: row.id, provider_id: found.provider_id.clone(), context: Arc::clone(&self.context) };
+        if let Err(error) = self.store.run(note).await {
+            warn!(resource = %row.id, %error, "its return could not be noted; it is left alone for now");
+            return false;
+        }
+        // Why so few looks: what is not gone by then is seen by the next sweep.
+        for _ in 0..30 {
+            match bound.provider.release(&held).await {
+                Ok(Released::Gone) => {
+                    info!(resource = %row.id, provider_id = %found.provider_id, "an orphan was released");
+                    return true;
+                }
+                Ok(Released::Replaced) | Err(_) => return false,
+                Ok(Released::Running { look_again, .. }) => {
+                    tokio::time::sleep(look_again.unwrap_or(provisor_core::Span::seconds(2)).to_std()).await;
+                }
+            }
+        }
+        false
+    }
+
+    async fn compare(&self, view: &ClusterView) -> Result<Inventory, OpError> {
+        let bound = self.registry.get(view.id).map_err(unreachable_backend)?;
+        let found = self.list_all(&bound).await.map_err(unreachable_backend)?;
+        let at = self.store.now();
+        let rows = self.rows_of(&found).await?;
+        let mut inventory = Inventory {
+            cluster: view.spec.name.clone(),
+            at,
+            owned: Vec::new(),
+            missing: Vec::new(),
+            orphaned: Vec::new(),
+            released: Vec::new(),
+            alarm: None,
+            total: found.len(),
+        };
+        for object in found {
+            let mut of_tag = rows.iter().filter(|r| r.tag == object.tag && r.cluster == view.id).peekable();
+            let first = of_tag.peek().map(|r| (*r).clone());
+            let open = of_tag.find(|r| r.open && (r.provider_id.is_none() || r.provider_id.as_ref() == Some(&object.provider_id)));
+            match open {
+                Some(row) => inventory.owned.push((row.id, object)),
+                None => inventory.orphaned.push((first, object)),
+            }
+        }
+        let present: BTreeSet<&str> = inventory.owned.iter().map(|(_, f)| f.provider_id.as_str()).collect();
+        let mut after = None;
+        loop {
+            let page = self.store.run(OpenRows { cluster: view.id, after, limit: 1000 }).await?;
+            after = page.last().map(|r| r.id);
+            let there = |r: &RowSummary| r.provider_id.as_deref().is_some_and(|p| present.contains(p));
+            // What was made after the inventory was read is not missing.
+            let lag = provisor_core::Span::seconds(10);
+            let missing = page.iter().filter(|r| r.state == RowState::Created && !there(r) && r.created_at.plus(lag) < at);
+            inventory.missing.extend(missing.cloned());
+            if page.len() < 1000 {
+                return Ok(inventory);
+            }
+        }
+    }
+
+    async fn list_all(&self, bound: &Bound) -> Result<Vec<Found>, Failure> {
+        let prefix = Tag::prefix(self.installation());
+        let (mut all, mut from) = (Vec::new(), None);
+        for _ in 0..PAGES_AT_MOST {
+            let page = bound.provider.list_owned(&prefix, from).await?;
+            all.extend(page.items);
+            match page.next {
+                Some(next) => from = Some(next),
+                None => return Ok(all),
+            }
+        }
+        Err(Failure::new(Class::Permanent, "inventory_endless", "the backend's inventory does not end"))
+    }
+
+    async fn rows_of(&self, found: &[Found]) -> Result<Vec<RowSummary>, OpError> {
+        let mut rows = Vec::new();
+        for chunk in found.chunks(500) {
+            let tags: BTreeSet<String> = chunk.iter().map(|f| f.tag.clone()).collect();
+            rows.extend(self.store.run(RowsByTag { tags: tags.into_iter().collect() }).await?);
+        }
+        Ok(rows)
+    }
+}
+
+fn unreachable_backend(failure: Failure) -> OpError {
+    OpError::Backend { code: failure.code, message: failure.message }
+}
+
+impl Inventory {
+    fn to_json(&self) -> Value {
+        let owned = |(row, f): &(ResourceId, Found)| json!({"resource": row, "provider_id": f.provider_id, "kind": f.kind});
+        let missing = |r: &RowSummary| json!({"resource": r.id, "provider_id": r.provider_id, "kind": r.kind});
+        let orphaned = |(_, f): &(Option<RowSummary>, Found)| {
+            json!({"provider_id": f.provider_id, "kind": f.kind, "tag": f.tag, "age_seconds": f.age_seconds})
+        };
+        json!({
+            "cluster": self.cluster, "at": self.at,
+            "owned": self.owned.iter().map(owned).collect::<Vec<_>>(),
+            "missing": self.missing.iter().map(missing).collect::<Vec<_>>(),
+            "orphaned": self.orphaned.iter().map(orphaned).collect::<Vec<_>>(),
+            "released": self.released,
+            "alarm": self.alarm,
+        })
+    }
+}

@@ -1,0 +1,6 @@
+//! The engine over the in-memory store and a scripted backend, on virtual time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs, unreachable_pub)]
+
+mod pipeline;
+mod toy;
+mod world;

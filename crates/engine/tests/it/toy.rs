@@ -1,0 +1,161 @@
+//! A backend of a few lines for the engine's own tests: what it does next is scripted by operation.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use provisor_core::check::Flaw;
+use provisor_core::cluster::{Capacity, ClusterSpec};
+use provisor_core::event::Endpoint;
+use provisor_core::lifecycle::Step;
+use provisor_core::workflow::call::{Held, Work};
+use provisor_core::workflow::plan::PLAN_VERSION;
+use provisor_core::workflow::{Found, Made, Plan, Planned};
+use provisor_core::{Class, Failure, Span, Spec};
+use provisor_provider::{Action, Binding, Check, Connector, Metrics, Page, Progress, Provider, Released};
+
+/// What an operation does at its next call.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Next {
+    /// Fails with a class.
+    Fail(Class),
+    /// Is done, but the answer never comes.
+    LoseReply,
+    /// Never answers and does nothing.
+    Hang,
+}
+
+/// What all clusters of a test share.
+#[derive(Default)]
+pub struct World {
+    pub script: Mutex<BTreeMap<(String, String), VecDeque<Next>>>,
+    /// (cluster, id) → (kind, tag).
+    pub objects: Mutex<BTreeMap<(String, String), (String, String)>>,
+    pub created: Mutex<u32>,
+}
+
+impl World {
+    pub fn script(&self, cluster: &str, operation: &str, next: &[Next]) {
+        self.script.lock().unwrap().insert((cluster.into(), operation.into()), next.iter().copied().collect());
+    }
+
+    pub fn live(&self) -> Vec<String> {
+        self.objects.lock().unwrap().values().map(|(k, _)| k.clone()).collect()
+    }
+}
+
+pub struct Toys(pub Arc<World>);
+
+impl Connector for Toys {
+    fn check(&self, _: &str, _: &ClusterSpec, _: Option<&serde_json::Value>) -> Vec<Flaw> {
+        Vec::new()
+    }
+    fn connect(&self, binding: Binding) -> Result<Arc<dyn Provider>, Failure> {
+        Ok(Arc::new(Toy { world: Arc::clone(&self.0), cluster: binding.spec.name }))
+    }
+}
+
+struct Toy {
+    world: Arc<World>,
+    cluster: String,
+}
+
+impl Toy {
+    /// True: go on. A scripted hang never returns.
+    async fn next(&self, operation: &str) -> Result<bool, Failure> {
+        let key = (self.cluster.clone(), operation.to_owned());
+        let next = self.world.script.lock().unwrap().get_mut(&key).and_then(VecDeque::pop_front);
+        match next {
+            None => Ok(true),
+            Some(Next::Fail(class)) => Err(Failure::new(class, "scripted", format!("{operation} was told to fail"))),
+            Some(Next::LoseReply) => Ok(false),
+            Some(Next::Hang) => std::future::pending().await,
+        }
+    }
+}
+
+#[async_trait]
+impl Provider for Toy {
+    fn plan(&self, _: &Spec) -> Result<Plan, Failure> {
+        let operations = vec![
+            Planned::new("create_volume", Step::Allocate).makes("volume"),
+            Planned::new("create_server", Step::Allocate).makes("server").after(&["create_volume"]),
+            Planned::new("create_rule", Step::Configure),
+            Planned::new("wait_server", Step::Activate).recreate("create_server"),
+            Planned::new("probe_tcp", Step::Verify),
+        ];
+        Ok(Plan { version: PLAN_VERSION, operations })
+    }
+    fn plan_action(&self, action: Action, _: &Spec) -> Result<Plan, Failure> {
+        let name = if action == Action::Suspend { "stop_server" } else { "start_server" };
+        Ok(Plan { version: PLAN_VERSION, operations: vec![Planned::new(name, Step::Activate)] })
+    }
+    async fn identity(&self) -> Result<String, Failure> {
+        Ok(format!("toy-{}", self.cluster))
+    }
+    async fn perform(&self, work: &Work) -> Result<Progress, Failure> {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        let answers = self.next(&work.operation).await?;
+        let mut made = Made::default();
+        if let (Some(tag), None) = (&work.tag, &work.provider_id) {
+            let mut created = self.world.created.lock().unwrap();
+            *created += 1;
+            let id = format!("{}-{created}", work.operation);
+            let kind = work.operation.trim_start_matches("create_").to_owned();
+            self.world.objects.lock().unwrap().insert((self.cluster.clone(), id.clone()), (kind, tag.to_string()));
+            made.provider_id = Some(id);
+        }
+        if !answers {
+            std::future::pending::<()>().await;
+        }
+        if work.operation == "create_rule" {
+            made.endpoints.push(Endpoint { name: "tcp".into(), url: "tcp://127.0.0.1:1".into() });
+        }
+        Ok(Progress::Done(made))
+    }
+    async fn find(&self, _: &str, tag: &str, _: &str) -> Result<Vec<Found>, Failure> {
+        self.next("find").await?;
+        let objects = self.world.objects.lock().unwrap();
+        let mine = objects.iter().filter(|((c, _), (_, t))| *c == self.cluster && t == tag);
+        Ok(mine
+            .map(|((_, id), (kind, tag))| Found {
+                kind: kind.clone(),
+                provider_id: id.clone(),
+                uid: None,
+                tag: tag.clone(),
+                age_seconds: None,
+                spoiled: false,
+            })
+            .collect())
+    }
+    async fn release(&self, held: &Held) -> Result<Released, Failure> {
+        self.next(&format!("delete_{}", held.kind)).await?;
+        let key = (self.cluster.clone(), held.provider_id.clone());
+        if self.world.objects.lock().unwrap().remove(&key).is_some() {
+            return Ok(Released::Running { seen: "deleting".into(), look_again: Some(Span::millis(10)) });
+        }
+        Ok(Released::Gone)
+    }
+    async fn list_owned(&self, prefix: &str, _: Option<String>) -> Result<Page, Failure> {
+        let objects = self.world.objects.lock().unwrap();
+        let mine = objects.iter().filter(|((c, _), (_, t))| *c == self.cluster && t.starts_with(prefix));
+        let items = mine.map(|((_, id), (kind, tag))| Found {
+            kind: kind.clone(),
+            provider_id: id.clone(),
+            uid: None,
+            tag: tag.clone(),
+            age_seconds: None,
+            spoiled: false,
+        });
+        Ok(Page { items: items.collect(), next: None })
+    }
+    async fn test(&self) -> Vec<Check> {
+        vec![Check { name: "reachable".into(), ok: true, latency_ms: 0, error: None }]
+    }
+    async fn capacity(&self) -> Result<Option<Capacity>, Failure> {
+        Ok(None)
+    }
+    async fn metrics(&self, _: &Work) -> Result<Metrics, Failure> {
+        Ok(Metrics::default())
+    }
+}

@@ -1,0 +1,99 @@
+//! A whole engine in one test.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use provisor_core::cluster::{ClusterSpec, ProviderType};
+use provisor_core::event::Actor;
+use provisor_core::spec::{Seal, Sealed};
+use provisor_core::tenant::TenantSpec;
+use provisor_core::{RequestId, Run, Spec, State, Timestamp};
+use provisor_engine::{Config, Engine, Running};
+use provisor_store::Store;
+use provisor_store::ops::requests::GetRequest;
+use provisor_store::ops::tenants::CreateTenant;
+use provisor_store::vault::Vault;
+use serde_json::{Value, json};
+
+use crate::toy::{Toys, World};
+
+pub struct Test {
+    pub engine: Arc<Engine>,
+    pub running: Option<Running>,
+    pub world: Arc<World>,
+}
+
+struct NoSeal;
+impl Seal for NoSeal {
+    fn seal(&self, _: &str) -> Sealed {
+        panic!("nothing to seal in these tests")
+    }
+}
+
+pub fn actor() -> Actor {
+    Actor { kind: "token".into(), id: "test".into() }
+}
+
+pub async fn engine_over(store: Store, world: &Arc<World>) -> Arc<Engine> {
+    let connectors = [(ProviderType::Simulation, Arc::new(Toys(Arc::clone(world))) as Arc<_>)].into_iter().collect();
+    let seed = AtomicU64::new(1);
+    let seeds = Box::new(move || seed.fetch_add(1, Ordering::Relaxed));
+    Engine::new(store, Arc::new(Vault::ephemeral().unwrap()), connectors, Config::default(), seeds).await.unwrap()
+}
+
+impl Test {
+    /// One tenant `acme`, and clusters `one`, `two` … of eight processors each.
+    pub async fn start(clusters: &[&str], tenant: Value) -> Self {
+        let store = Store::in_memory(provisor_store::clock::of_runtime(Timestamp(1_000_000_000_000))).unwrap();
+        let world = Arc::new(World::default());
+        let engine = engine_over(store, &world).await;
+        let mut spec = json!({"name": "acme"});
+        for (key, value) in tenant.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        let mut chance = provisor_core::chance::SplitMix::new(9);
+        let id = provisor_core::TenantId::new(engine.store().now(), &mut chance);
+        engine.store().run(CreateTenant { id, spec: TenantSpec::check("", &spec).unwrap() }).await.unwrap();
+        for name in clusters {
+            let cluster = json!({"name": name, "provider": "simulation", "simulates": "openstack", "region": "eu",
+                "capacity": {"cpu": 8, "slots": 100},
+                "settings": {"retry": {"initial_seconds": 1, "cap_seconds": 2}, "late_create_seconds": 60}});
+            let (spec, _) = ClusterSpec::check("", &cluster).unwrap();
+            engine.register_cluster(spec, None).await.unwrap();
+        }
+        let running = Some(engine.start().await.unwrap());
+        Self { engine, running, world }
+    }
+
+    pub fn spec(name: &str, extra: Value) -> Spec {
+        let mut value = json!({"name": name, "tenant": "acme", "kind": "vps", "region": "eu", "image": "debian-12",
+            "size": {"cpu": 1, "memory_gb": 1, "storage_gb": 1}});
+        for (key, new) in extra.as_object().unwrap() {
+            value[key] = new.clone();
+        }
+        Spec::check("", &value, &NoSeal).unwrap()
+    }
+
+    pub async fn admit(&self, specs: Vec<Spec>) -> Vec<RequestId> {
+        let pointers = (0..specs.len()).map(|i| format!("/requests/{i}")).collect();
+        let views = self.engine.admit(specs, pointers, actor(), None).await.unwrap();
+        views.iter().map(|v| v.run.id).collect()
+    }
+
+    pub async fn run_of(&self, id: RequestId) -> Run {
+        self.engine.store().run(GetRequest { id, scope: None }).await.unwrap().unwrap().run
+    }
+
+    /// Waits, in virtual time, until a request is in a state.
+    pub async fn until(&self, id: RequestId, states: &[State]) -> Run {
+        for _ in 0..20_000 {
+            let run = self.run_of(id).await;
+            if states.contains(&run.state) {
+                return run;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        let run = self.run_of(id).await;
+        panic!("{id} is still {} and waits for {:?}: {:#?}", run.state.name(), run.waiting, run.attempts.last());
+    }
+}

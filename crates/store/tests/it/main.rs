@@ -1,0 +1,9 @@
+//! The store's tests: every operation on both SQLite drivers, and what is special to each driver.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, unreachable_pub)]
+
+mod build;
+mod drivers;
+mod opening;
+mod ops;
+mod prepare;
+mod vault;

@@ -1,0 +1,82 @@
+//! Every statement is prepared, and none of them reads through a large table.
+
+use std::collections::BTreeSet;
+
+use provisor_store::Store;
+use provisor_store::ops::ALL_STATEMENTS;
+use rusqlite::Connection;
+
+use crate::build::Folder;
+
+/// Tables that grow with the number of requests.
+const LARGE: [&str; 6] = ["request", "event", "resource", "label", "dependency", "idempotency"];
+
+/// Statements that may read through an index of a large table, with what they read and why.
+const ALLOWED: [(&str, &str, &str); 4] = [
+    ("stats", "USING COVERING INDEX request_census", "the number of requests by state is counted in a narrow index"),
+    ("stats", "USING COVERING INDEX request_worker", "only rows under a lease are in the index"),
+    ("stats", "USING COVERING INDEX resource_open", "only open rows are in the index"),
+    ("claim", "USING INDEX request_due", "only what is due at all is in the index, and it is read from its beginning"),
+];
+
+fn database() -> (Folder, Connection) {
+    let folder = Folder::new();
+    drop(Store::open_sqlite(&folder.database()).unwrap());
+    let connection = Connection::open(folder.database()).unwrap();
+    (folder, connection)
+}
+
+#[test]
+fn every_statement_can_be_prepared() {
+    let (_folder, connection) = database();
+    let mut count = 0;
+    for (file, statements) in ALL_STATEMENTS {
+        for statement in *statements {
+            connection.prepare(statement.text).unwrap_or_else(|e| panic!("{file}: {e}\n{}", statement.text));
+            count += 1;
+        }
+    }
+    assert!(count > 40, "{count}");
+}
+
+/// The large tables of a statement under all the names that it gives them.
+fn large_names(text: &str) -> BTreeSet<String> {
+    let cleaned = text.to_lowercase().replace(['(', ')', ','], " ");
+    let words: Vec<&str> = cleaned.split_whitespace().collect();
+    let mut names = BTreeSet::new();
+    for (index, word) in words.iter().enumerate().filter(|(_, w)| LARGE.contains(w)) {
+        names.insert((*word).to_owned());
+        let next = words.get(index + 1).filter(|w| **w == "as").map_or(index + 1, |_| index + 2);
+        names.extend(words.get(next).map(|w| (*w).to_owned()));
+    }
+    names
+}
+
+#[test]
+fn no_statement_reads_through_a_large_table() {
+    let (_folder, connection) = database();
+    let mut faults = Vec::new();
+    for (file, statements) in ALL_STATEMENTS {
+        for statement in *statements {
+            let mut explain = connection.prepare(&format!("explain query plan {}", statement.text)).unwrap();
+            let params = vec![rusqlite::types::Null; explain.parameter_count()];
+            let details: Vec<String> =
+                explain.query_map(rusqlite::params_from_iter(params), |row| row.get(3)).unwrap().map(Result::unwrap).collect();
+            let large = large_names(statement.text);
+            for detail in &details {
+                let Some(scanned) = detail.strip_prefix("SCAN ").and_then(|d| d.split(' ').next()) else { continue };
+                let allowed = ALLOWED.iter().any(|(f, plan, _)| f == file && detail.contains(plan));
+                if large.contains(scanned) && !allowed {
+                    faults.push(format!("{file}: {detail}\n    {}", statement.text));
+                }
+            }
+            if std::env::var_os("SHOW_PLANS").is_some() {
+                eprintln!("{file}: {}\n    {}", statement.text, details.join("\n    "));
+            }
+            if details.iter().any(|d| d.contains("TEMP B-TREE FOR ORDER BY")) && *file != "ledger" {
+                faults.push(format!("{file} sorts: {details:?}\n    {}", statement.text));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
