@@ -12,8 +12,8 @@ use provisor_provider::{Cidr, Open};
 use provisor_store::ops::save::Context;
 use provisor_store::vault::Vault;
 use provisor_store::{OpError, Store};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 pub mod bell;
 pub mod call;
@@ -72,10 +72,10 @@ pub struct Engine {
     pub(crate) config: Config,
 }
 
-/// A running engine, to be stopped.
+/// A running engine, to be stopped. Dropped, it ends as in a crash: at once, leases and all left behind.
 pub struct Running {
     stop: CancellationToken,
-    tasks: TaskTracker,
+    tasks: JoinSet<()>,
     shutdown: Span,
 }
 
@@ -122,11 +122,10 @@ impl Engine {
             self.store.run(provisor_store::ops::heartbeat::FreeAll).await?;
         }
         let stop = CancellationToken::new();
-        let tasks = TaskTracker::new();
+        let mut tasks = JoinSet::new();
         tasks.spawn(worker::run(Arc::clone(self), stop.clone()));
         tasks.spawn(health::run(Arc::clone(self), stop.clone()));
         tasks.spawn(sweep::run(Arc::clone(self), stop.clone()));
-        tasks.close();
         Ok(Running { stop, tasks, shutdown: self.config.shutdown })
     }
 
@@ -159,8 +158,9 @@ impl Engine {
 impl Running {
     /// Claims nothing more, waits for what is in flight, gives leases back (SPEC 6.4). Answers whether
     /// everything ended in time; what did not is resumed by another worker when its lease runs out.
-    pub async fn shutdown(self) -> bool {
+    pub async fn shutdown(mut self) -> bool {
         self.stop.cancel();
-        tokio::time::timeout(self.shutdown.to_std(), self.tasks.wait()).await.is_ok()
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        tokio::time::timeout(self.shutdown.to_std(), all).await.is_ok()
     }
 }

@@ -17,8 +17,8 @@ use provisor_store::ops::claim::{Claim, Claimed};
 use provisor_store::ops::heartbeat::{HandBack, Heartbeat};
 use provisor_store::ops::settle::Settle;
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::Engine;
@@ -40,10 +40,11 @@ type Holds = Arc<Mutex<BTreeMap<RequestId, Hold>>>;
 /// Runs until stopped; then waits for what is in flight.
 pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
     let holds: Holds = Arc::default();
-    let drives = TaskTracker::new();
-    let freed = Arc::new(Notify::new());
+    // Why sets: when this future is dropped, as a crash would, what it began is dropped with it.
+    let mut drives = JoinSet::new();
     let beating = CancellationToken::new();
-    let beat = tokio::spawn(heartbeat(Arc::clone(&engine), Arc::clone(&holds), beating.clone()));
+    let mut beat = JoinSet::new();
+    beat.spawn(heartbeat(Arc::clone(&engine), Arc::clone(&holds), beating.clone()));
     while !stop.is_cancelled() {
         let free = engine.config.concurrency.saturating_sub(lock(&holds).len());
         let mut due = Timestamp::NEVER;
@@ -57,7 +58,7 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
                 Ok(batch) => {
                     due = batch.next_due;
                     for claimed in batch.claimed {
-                        spawn(&engine, &holds, &drives, &freed, &stop, claimed);
+                        spawn(&engine, &holds, &mut drives, &stop, claimed);
                     }
                     if batch.busy {
                         engine.bell.log_moved();
@@ -72,21 +73,20 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
             biased;
             () = stop.cancelled() => {}
             () = engine.bell.rung() => {}
-            () = freed.notified() => {}
+            Some(_) = drives.join_next(), if !drives.is_empty() => while drives.try_join_next().is_some() {},
             () = tokio::time::sleep(wait) => {}
         }
     }
-    drives.close();
-    drives.wait().await;
+    while drives.join_next().await.is_some() {}
     beating.cancel();
-    let _ = beat.await;
+    while beat.join_next().await.is_some() {}
 }
 
 fn lock(holds: &Holds) -> std::sync::MutexGuard<'_, BTreeMap<RequestId, Hold>> {
     holds.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn spawn(engine: &Arc<Engine>, holds: &Holds, drives: &TaskTracker, freed: &Arc<Notify>, stop: &CancellationToken, claimed: Claimed) {
+fn spawn(engine: &Arc<Engine>, holds: &Holds, drives: &mut JoinSet<()>, stop: &CancellationToken, claimed: Claimed) {
     let id = claimed.run.id;
     let poke = engine.bell.hold(id);
     lock(holds).insert(id, Hold { generation: claimed.generation, poke: Arc::clone(&poke) });
@@ -100,7 +100,7 @@ fn spawn(engine: &Arc<Engine>, holds: &Holds, drives: &TaskTracker, freed: &Arc<
         wake_at: claimed.wake_at,
         identities: BTreeMap::new(),
     };
-    let (holds, freed) = (Arc::clone(holds), Arc::clone(freed));
+    let holds = Arc::clone(holds);
     drives.spawn(async move {
         let engine = Arc::clone(&drive.engine);
         let generation = drive.generation;
@@ -110,7 +110,6 @@ fn spawn(engine: &Arc<Engine>, holds: &Holds, drives: &TaskTracker, freed: &Arc<
             held.remove(&id);
             engine.bell.let_go(id);
         }
-        freed.notify_one();
     });
 }
 

@@ -15,6 +15,7 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Wall time now plus the monotonic time since; begins no earlier than `floor`, the last time that the
 /// store has seen.
+#[allow(clippy::disallowed_methods)] // This is the port that time comes from.
 pub fn wall(floor: Timestamp) -> Clock {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, micros);
     let (start, opened) = (Timestamp(wall.max(floor.0)), Instant::now());

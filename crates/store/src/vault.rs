@@ -113,15 +113,14 @@ impl Vault {
             (None, None) => make_file(path)?,
         };
         let vault = Self::read(path, &text)?;
-        let canary = match canary {
-            Some(canary) => canary,
-            None => {
-                let made = vault.seal_text(CANARY, CANARY_TEXT);
-                let text = serde_json::to_string(&made).map_err(|_| VaultError::Damaged)?;
-                // Another process may have been first; its canary counts.
-                let kept = store.run(MakeMeta { name: CANARY.to_owned(), value: text }).await?;
-                serde_json::from_str(&kept).map_err(|_| VaultError::Damaged)?
-            }
+        let canary = if let Some(canary) = canary {
+            canary
+        } else {
+            let made = vault.seal_text(CANARY, CANARY_TEXT);
+            let text = serde_json::to_string(&made).map_err(|_| VaultError::Damaged)?;
+            // Another process may have been first; its canary counts.
+            let kept = store.run(MakeMeta { name: CANARY.to_owned(), value: text }).await?;
+            serde_json::from_str(&kept).map_err(|_| VaultError::Damaged)?
         };
         match vault.open_text(CANARY, &canary) {
             Ok(text) if text == CANARY_TEXT => Ok(vault),
@@ -251,7 +250,7 @@ fn random<const N: usize>() -> Result<[u8; N], VaultError> {
 }
 
 fn hex(bytes: &[u8], count: usize) -> String {
-    bytes.iter().take(count).map(|b| format!("{b:02x}")).collect()
+    bytes.iter().take(count).fold(String::new(), |text, b| text + &format!("{b:02x}"))
 }
 
 fn read_file(path: &Path) -> Result<Option<String>, VaultError> {

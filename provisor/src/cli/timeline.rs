@@ -97,7 +97,7 @@ mod tests {
                 {"event": "step_finished", "timestamp": "2026-11-21T10:00:04.500000Z", "metadata": {"step": "allocate", "duration_seconds": 4.2}},
                 {"event": "operation", "timestamp": "2026-11-21T10:00:01.000000Z",
                  "metadata": {"operation": "create_server", "finished_at": "2026-11-21T10:00:03.000000Z", "tries": [{}, {}], "status": "succeeded"}}],
-            "summary": {"provisioning_duration_seconds": 12.5, "wait_seconds": 0.1, "total_lifetime_hours": 0.5}
+            "summary": {"provisioning_duration_seconds": 12.4, "wait_seconds": 0.1, "total_lifetime_hours": 0.5}
         }))
         .unwrap();
         let text = table(Out { format: Format::Table, quiet: false, colour: false }, &timeline);

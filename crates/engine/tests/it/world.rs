@@ -84,6 +84,14 @@ impl Test {
         self.engine.store().run(GetRequest { id, scope: None }).await.unwrap().unwrap().run
     }
 
+    /// A crash, and another process on the same store.
+    pub async fn crash_and_start(&mut self) {
+        self.running = None;
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        self.engine = engine_over(self.engine.store().clone(), &self.world).await;
+        self.running = Some(self.engine.start().await.unwrap());
+    }
+
     /// Waits, in virtual time, until a request is in a state.
     pub async fn until(&self, id: RequestId, states: &[State]) -> Run {
         for _ in 0..20_000 {

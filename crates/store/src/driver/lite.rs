@@ -98,6 +98,7 @@ pub enum OpenError {
 pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(|e| open_error(path, &e))?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(|e| open_error(path, &e))?;
     check_owner(&connection, path)?;
     let found: String =
         connection.query_row("pragma journal_mode = wal", [], |row| row.get(0)).map_err(|e| open_error(path, &e))?;

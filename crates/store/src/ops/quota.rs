@@ -165,7 +165,7 @@ async fn sum(tx: &mut Tx<'_>) -> Result<Sums, OpError> {
             }
         }
         match rows.last() {
-            Some(last) if rows.len() as i64 == PAGE => last.text(0)?.clone_into(&mut after),
+            Some(last) if i64::try_from(rows.len()) == Ok(PAGE) => last.text(0)?.clone_into(&mut after),
             _ => return Ok(sums),
         }
     }

@@ -325,9 +325,32 @@ impl Op for Put {
     }
 }
 
-/// Waits until `done` holds the writer back no more: an operation that is as slow as the test wants.
+/// An operation that is as slow as the test wants: it tells that it has begun, and ends when it is let.
+#[derive(Clone)]
 pub struct Gate {
-    pub open: Arc<std::sync::Barrier>,
+    begun: Arc<tokio::sync::Notify>,
+    open: Arc<std::sync::Barrier>,
+}
+
+/// The writer, held by a [`Gate`] in a commit of its own.
+pub struct HeldWriter {
+    gate: Gate,
+    task: tokio::task::JoinHandle<Result<(), OpError>>,
+}
+
+impl HeldWriter {
+    pub async fn hold(store: &Store) -> Self {
+        let gate = Gate { begun: Arc::new(tokio::sync::Notify::new()), open: Arc::new(std::sync::Barrier::new(2)) };
+        let (store, op) = (store.clone(), gate.clone());
+        let task = tokio::spawn(async move { store.run(op).await });
+        gate.begun.notified().await;
+        Self { gate, task }
+    }
+
+    pub async fn let_go(self) {
+        self.gate.open.wait();
+        self.task.await.unwrap().unwrap();
+    }
 }
 
 impl Op for Gate {
@@ -335,6 +358,7 @@ impl Op for Gate {
     const NAME: &'static str = "gate";
     const MODE: Mode = Mode::Write;
     async fn run(&self, _: &mut Tx<'_>) -> Result<(), OpError> {
+        self.begun.notify_one();
         self.open.wait();
         Ok(())
     }

@@ -49,7 +49,7 @@ pub async fn are_kept(world: World) {
     assert_eq!(world.store.run(change.clone()).await.unwrap().version, 2, "nothing new");
     change.credentials = Credentials::Replace(Some("other".to_owned()));
     assert_eq!(world.store.run(change.clone()).await.unwrap().credentials.as_deref(), Some("other"));
-    change.spec.name = "alpha".to_owned();
+    "alpha".clone_into(&mut change.spec.name);
     assert!(matches!(world.store.run(change).await, Err(OpError::NameTaken { .. })));
 
     let health = Health { state: HealthState::Offline, checked_at: Some(world.store.now()), latency_ms: Some(7), error: None };

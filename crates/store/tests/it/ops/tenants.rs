@@ -28,13 +28,13 @@ pub async fn are_kept(world: World) {
     assert_eq!((changed.version, changed.spec.quota.cpu), (2, Some(1)));
     assert_eq!(world.store.run(change.clone()).await, Err(OpError::PreconditionFailed { current: "2".to_owned() }));
     change.if_match = None;
-    change.spec.name = "other".to_owned();
+    "other".clone_into(&mut change.spec.name);
     assert!(matches!(world.store.run(change).await, Err(OpError::Invalid(flaws)) if flaws[0].pointer == "/name"));
 
     let beta = world.tenant("beta").await;
     let list = |after: Option<&str>, limit, scope| world.store.run(ListTenants { after: after.map(str::to_owned), limit, scope });
     assert_eq!(list(None, 1, None).await.unwrap()[0].id, acme.id);
-    assert_eq!(list(Some("acme"), 10, None).await.unwrap(), [beta.clone()]);
+    assert_eq!(list(Some("acme"), 10, None).await.unwrap(), std::slice::from_ref(&beta));
     assert_eq!(list(None, 10, Some(beta.id)).await.unwrap(), [beta]);
 }
 
