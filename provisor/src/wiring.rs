@@ -1,32 +1,176 @@
 //! The only place that knows all concrete types: it opens the store, starts the engine and serves the API.
+//!
+//! What can fail for a reason that its user can mend (a folder, a port, a key) fails here with one line and
+//! exit code 2, before any work is claimed.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use provisor_api::{App, EngineBackend};
+use provisor_core::cluster::ProviderType;
+use provisor_core::{Span, Timestamp};
+use provisor_engine::{Connectors, Engine, Running};
+use provisor_openstack::OpenstackConnector;
+use provisor_provider::{Cidr, Connector};
+use provisor_simulation::{Front, Simulation};
+use provisor_store::Store;
+use provisor_store::lock::DataLock;
+use provisor_store::vault::Vault;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::config::Settings;
 use crate::fail::Fail;
+
+mod token;
+
+/// The folder of the simulated cloud inside the data folder.
+const SIMULATION_FOLDER: &str = "simcloud";
+/// How long open connections may take to end once the engine has.
+const HTTP_GRACE: Duration = Duration::from_secs(3);
 
 /// A running server.
 pub(crate) struct Server {
     /// Where it listens.
     pub(crate) address: SocketAddr,
+    running: Running,
+    http: JoinHandle<std::io::Result<()>>,
+    closing: watch::Sender<bool>,
+    // Why last: the folder is held until everything else is gone.
+    _locks: Vec<DataLock>,
 }
 
 impl Server {
     /// Waits until a part of it has failed; in words.
     pub(crate) async fn failed(&mut self) -> String {
-        std::future::pending().await
+        match (&mut self.http).await {
+            Ok(Ok(())) => "the API ended by itself".to_owned(),
+            Ok(Err(error)) => format!("the API ended: {error}"),
+            Err(error) => format!("the API ended: {error}"),
+        }
     }
 
-    /// Ends it politely.
-    pub(crate) async fn stop(self) {}
+    /// Ends it politely: claims nothing more, waits for what is in flight, gives leases back.
+    pub(crate) async fn stop(self) {
+        self.closing.send_replace(true);
+        if !self.running.shutdown().await {
+            tracing::warn!("not everything ended in time; it is resumed at the next start");
+        }
+        let mut http = self.http;
+        if !http.is_finished() && tokio::time::timeout(HTTP_GRACE, &mut http).await.is_err() {
+            http.abort();
+        }
+    }
+}
+
+/// Makes a folder for this user alone where it is missing.
+fn folder(path: &Path) -> Result<(), Fail> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|e| Fail::Usage(format!("the data folder {} cannot be made: {e}", path.display())))
+}
+
+/// Holds the data folder, and the database's where that is another.
+fn locks(settings: &Settings) -> Result<Vec<DataLock>, Fail> {
+    let lock = |path: &Path| {
+        folder(path)?;
+        DataLock::acquire(path).map_err(|e| Fail::Usage(e.to_string()))
+    };
+    let mut locks = vec![lock(&settings.data_dir)?];
+    let beside = settings.database.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let same = match (beside.canonicalize(), settings.data_dir.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    };
+    if !same {
+        locks.push(lock(beside)?);
+    }
+    Ok(locks)
+}
+
+async fn listen(address: &str) -> Result<(TcpListener, SocketAddr), Fail> {
+    let failed = |e: std::io::Error| Fail::Usage(format!("cannot listen on {address}: {e}"));
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+/// Random bits of the system.
+fn random() -> u64 {
+    let mut bytes = [0_u8; 8];
+    // Why no error: the system's generator fails only before it is seeded at boot.
+    let _ = SystemRandom::new().fill(&mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
+fn span(duration: Duration) -> Span {
+    Span::from_seconds_f64(duration.as_secs_f64())
+}
+
+fn connectors(simulation: &Arc<Simulation>) -> Connectors {
+    let mut all: Connectors = BTreeMap::new();
+    all.insert(ProviderType::Simulation, Arc::clone(simulation) as Arc<dyn Connector>);
+    all.insert(ProviderType::Openstack, Arc::new(OpenstackConnector));
+    all
+}
+
+fn engine_config(settings: &Settings) -> provisor_engine::Config {
+    provisor_engine::Config {
+        worker: format!("worker-{}", std::process::id()),
+        concurrency: settings.worker_concurrency,
+        lease: span(settings.lease),
+        shutdown: span(settings.shutdown),
+        stuck_after: span(settings.stuck_after),
+        probe_allow: settings.probe_cidrs.iter().filter_map(|c| Cidr::parse(c)).collect(),
+        ..provisor_engine::Config::default()
+    }
 }
 
 /// Starts everything.
-pub(crate) async fn start(_settings: &Settings) -> Result<Server, Fail> {
-    Err(Fail::Usage("not wired yet".to_owned()))
+pub(crate) async fn start(settings: &Settings) -> Result<Server, Fail> {
+    let wrong = |what: &'static str| move |e: &dyn std::fmt::Display| Fail::Usage(format!("{what}: {e}"));
+    let locks = locks(settings)?;
+    let (listener, address) = listen(&settings.listen).await?;
+    let store = Store::open_sqlite(&settings.database).map_err(|e| Fail::Usage(e.to_string()))?;
+    let vault = Vault::in_file(&settings.key_file, &store).await.map_err(|e| Fail::Usage(e.to_string()))?;
+    token::first(settings, &store).await?;
+    let clock = {
+        let store = store.clone();
+        Arc::new(move || store.now())
+    };
+    let memory = settings.data_dir.join(SIMULATION_FOLDER);
+    let simulation = Simulation::in_process(&memory, clock).map_err(|e| Fail::Usage(e.to_string()))?;
+    let config = engine_config(settings);
+    let engine = Engine::new(store, Arc::new(vault), connectors(&simulation), config, Box::new(random)).await;
+    let engine = engine.map_err(|e| wrong("the engine cannot start")(&e))?;
+    let running = engine.start().await.map_err(|e| wrong("the engine cannot start")(&e))?;
+    let (closing, closed) = watch::channel(false);
+    let look = Box::new(move |cluster: &str, live: bool| simulation.inventory(cluster, live));
+    let app = App::new(Arc::new(EngineBackend::new(engine, look)), closed.clone());
+    let http = tokio::spawn(serve(listener, app, closed));
+    Ok(Server { address, running, http, closing, _locks: locks })
 }
 
-/// Serves the simulated cloud until a signal.
-pub(crate) async fn simcloud(_listen: &str, _data: &std::path::Path) -> Result<(), Fail> {
-    Err(Fail::Usage("not wired yet".to_owned()))
+async fn serve(listener: TcpListener, app: App, mut closing: watch::Receiver<bool>) -> std::io::Result<()> {
+    let asked = async move {
+        // An error means that the sender is gone, which is an end too.
+        let _ = closing.wait_for(|closing| *closing).await;
+    };
+    axum::serve(listener, provisor_api::router(app)).with_graceful_shutdown(asked).await
+}
+
+/// Serves the simulated cloud until `shutdown` is done.
+pub(crate) async fn simcloud(listen: &str, data: &Path, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), Fail> {
+    folder(data)?;
+    let address = tokio::net::lookup_host(listen).await.ok().and_then(|mut found| found.next());
+    let address = address.ok_or_else(|| Fail::Usage(format!("--listen {listen}: must be HOST:PORT, for example 127.0.0.1:8630")))?;
+    let front = Front::bind(address, data, provisor_store::clock::wall(Timestamp(0))).await;
+    let front = front.map_err(|e| Fail::Usage(e.to_string()))?;
+    tracing::info!(address = %front.address(), data = %data.display(), "serving the simulated cloud");
+    front.serve(shutdown).await.map_err(|e| Fail::Ended(e.to_string()))
 }

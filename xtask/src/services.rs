@@ -88,12 +88,29 @@ fn script(name: &str) -> PathBuf {
 
 fn up() -> Done<Vec<(String, String)>> {
     let mut command = Command::new(script("up.sh"));
+    if std::env::var_os("OSTB_SEED").is_none() {
+        command.env("OSTB_SEED", own_seed()?);
+    }
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let output = output.map_err(|e| Failed::new(format!("testbeds/openstack/up.sh: {e}")))?;
     if !output.status.success() {
         return Err(Failed::new("testbeds/openstack/up.sh failed; without it: cargo xtask test --fast --chaos"));
     }
     evaluate(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// A copy of the seed beside the state: up.sh writes a new one where package versions or ports differ, and running
+/// tests must not change the checkout.
+fn own_seed() -> Done<PathBuf> {
+    let mut name = state()?.into_os_string();
+    name.push(".seed.sql.gz");
+    let seed = PathBuf::from(name);
+    if !seed.exists() {
+        let folder = seed.parent().unwrap_or(&seed);
+        let copied = std::fs::create_dir_all(folder).and_then(|()| std::fs::copy(script("seed.sql.gz"), &seed));
+        copied.map_err(|e| Failed::new(format!("{}: {e}", seed.display())))?;
+    }
+    Ok(seed)
 }
 
 fn down() -> Done {
@@ -105,12 +122,17 @@ fn down() -> Done {
 
 /// The settings of one that is up.
 fn env() -> Done<Vec<(String, String)>> {
-    let state = std::env::var_os("OSTB_STATE").map(PathBuf::from).or_else(default_state);
-    let path = state.ok_or_else(|| Failed::new("neither OSTB_STATE nor HOME is set"))?.join("openrc");
+    let path = state()?.join("openrc");
     if !answers() || !path.exists() {
         return Err(Failed::new("openstack is not up: cargo xtask services up openstack"));
     }
     evaluate(&read(&path)?)
+}
+
+/// Where the test bed keeps what it writes.
+fn state() -> Done<PathBuf> {
+    let state = std::env::var_os("OSTB_STATE").map(PathBuf::from).or_else(default_state);
+    state.ok_or_else(|| Failed::new("neither OSTB_STATE nor HOME is set"))
 }
 
 fn default_state() -> Option<PathBuf> {

@@ -59,7 +59,10 @@ pub(crate) struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.source, self.key)?;
+        write!(f, "{}", self.source)?;
+        if !matches!(&self.source, Source::Variable(name) if *name == self.key) {
+            write!(f, ": {}", self.key)?;
+        }
         if !self.value.is_empty() {
             write!(f, " = {}", self.value)?;
         }
@@ -155,8 +158,7 @@ impl Loader {
                 (None, _) => {
                     let mut known: Vec<&str> = ours.keys().map(String::as_str).collect();
                     known.extend(OTHER_VARIABLES);
-                    let hint = nearest(&name, &known).map_or(String::new(), |n| format!("; did you mean {n}?"));
-                    let message = format!("is not a known variable{hint}");
+                    let message = format!("is not a known variable{}", hint(&name, &known));
                     self.broken(&name, &source, "", &Broken { rule: "unknown_key", message });
                 }
             }
@@ -171,8 +173,7 @@ impl Loader {
     fn set(&mut self, name: &str, raw: &Raw, source: Source, typed: bool) {
         let Some(key) = find(name) else {
             let known: Vec<&str> = KEYS.iter().map(|k| k.name).collect();
-            let hint = nearest(name, &known).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
-            let message = format!("is not a known key{hint}");
+            let message = format!("is not a known key{}", hint(name, &known));
             return self.broken(name, &source, "", &Broken { rule: "unknown_key", message });
         };
         let shown = if key.kind == super::schema::Kind::Secret { "(hidden)".to_owned() } else { raw.to_string() };
@@ -198,6 +199,13 @@ impl Loader {
             message: broken.message.clone(),
         });
     }
+}
+
+/// The nearest known name: one that begins or ends with what was written, else by edits.
+fn hint(name: &str, known: &[&str]) -> String {
+    let part = |k: &&&str| name.len() > 3 && (k.starts_with(name) || k.ends_with(&format!(".{name}")));
+    let near = nearest(name, known).or_else(|| known.iter().find(part).copied());
+    near.map_or(String::new(), |n| format!("; did you mean `{n}`?"))
 }
 
 /// A URL's `user:password@` is left out of messages.

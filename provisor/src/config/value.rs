@@ -35,7 +35,8 @@ impl Value {
     pub(crate) fn json(&self) -> Json {
         match self {
             Self::Text(text) => Json::from(text.clone()),
-            Self::Number(number) => Json::from(*number),
+            // Why: `10` reads better than `10.0`.
+            Self::Number(number) => number.to_string().parse::<u64>().map_or_else(|_| Json::from(*number), Json::from),
             Self::Integer(number) => Json::from(*number),
             Self::List(items) => Json::from(items.clone()),
         }
@@ -85,7 +86,8 @@ pub(crate) fn read(kind: Kind, raw: &Raw, typed: bool) -> Result<Value, Broken> 
         Kind::Seconds(min, max) => seconds(&number(raw, typed)?, min, max),
         Kind::Integer(min, max) => integer(&number(raw, typed)?, min, max),
         Kind::Cidrs => cidrs(raw),
-        Kind::Text | Kind::Path | Kind::Secret => text(raw).map(Value::Text),
+        Kind::Secret => secret(text(raw)?),
+        Kind::Text | Kind::Path => text(raw).map(Value::Text),
         Kind::Filter => filter(text(raw)?),
         Kind::Database => database(text(raw)?),
         Kind::Address => address(text(raw)?),
@@ -145,6 +147,11 @@ fn is_cidr(text: &str) -> bool {
     let Some((address, bits)) = text.split_once('/') else { return false };
     let (Ok(address), Ok(bits)) = (address.parse::<std::net::IpAddr>(), bits.parse::<u8>()) else { return false };
     bits <= if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn secret(text: String) -> Result<Value, Broken> {
+    let fits = text.len() <= 512 && text.bytes().all(|b| b.is_ascii_graphic());
+    if fits { Ok(Value::Text(text)) } else { broken("format", "must be at most 512 visible ASCII characters without spaces") }
 }
 
 fn filter(text: String) -> Result<Value, Broken> {

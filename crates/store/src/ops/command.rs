@@ -27,7 +27,7 @@ pub struct Ask {
 }
 
 const STANDING: Stmt = both(
-    "select count(*) from dependency d join request r on r.id = d.request where d.prerequisite = ?1 \
+    "select count(*) from dependency d cross join request r where r.id = d.request and d.prerequisite = ?1 \
      and r.state in ('queued', 'pending_approval')",
 );
 

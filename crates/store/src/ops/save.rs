@@ -95,8 +95,8 @@ pub(crate) enum Lease<'a> {
 }
 
 const LOAD: Stmt = both(
-    "select r.run, t.name, r.version, r.events, r.published, r.generation, r.worker \
-     from request r join tenant t on t.id = r.tenant where r.id = ?1",
+    "select r.run, coalesce(t.name, ''), r.version, r.events, r.published, r.generation, r.worker \
+     from request r left join tenant t on t.id = r.tenant where r.id = ?1",
 );
 const UPDATE: Stmt = both(
     "update request set state = ?2, live = ?3, run = ?4, version = version + 1, events = ?5, published = ?6, \
@@ -132,7 +132,8 @@ const HOLD_TENANT: Stmt = both(
      used_environment = used_environment + ?7, used_managed = used_managed + ?8, in_work = in_work + ?9 where id = ?1",
 );
 const DEPENDENTS: Stmt = both(
-    "select d.request from dependency d join request r on r.id = d.request where d.prerequisite = ?1 and r.state = 'queued'",
+    // Why a cross join: SQLite keeps its order, so the few dependents are asked, not the whole queue.
+    "select d.request from dependency d cross join request r where r.id = d.request and d.prerequisite = ?1 and r.state = 'queued'",
 );
 const WAKE: Stmt = both("update request set due_at = ?2 where id = ?1 and state = 'queued' and due_at > ?2");
 

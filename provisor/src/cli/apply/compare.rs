@@ -10,7 +10,7 @@ use provisor_core::tenant::TenantSpec;
 use provisor_wire::{Cluster, Request, Tenant};
 use serde_json::{Map, Value, json};
 
-use super::manifest::Entry;
+use super::manifest::{Entry, Unsealed};
 
 /// The merge patch (RFC 7396) that makes `present` into `wanted`; `None` when they are the same.
 pub(crate) fn merge_patch(present: &Value, wanted: &Value) -> Option<Value> {
@@ -92,23 +92,36 @@ pub(crate) fn cluster(present: &Cluster, entry: &Entry<ClusterSpec>) -> Option<V
 /// `id_of` gives the id of a name in the file. A request's user data is encrypted with the server's key, so
 /// only whether there is some can be seen from here.
 pub(crate) fn request(present: &Request, wanted: &Spec, id_of: impl Fn(&str) -> Option<String>) -> Vec<String> {
-    let mut after = json!(wanted);
-    let mut before = present.spec.clone();
-    let depends: Vec<String> = wanted.depends_on.iter().map(|d| id_of(d).unwrap_or_else(|| d.clone())).collect();
-    for (spec, depends) in [(&mut after, depends), (&mut before, present.depends_on.clone())] {
-        let Some(map) = spec.as_object_mut() else { continue };
-        let user_data = map.get("user_data").is_some_and(|v| !v.is_null());
-        map.insert("user_data".to_owned(), json!(user_data));
-        let mut depends = depends;
-        depends.sort();
-        depends.dedup();
-        map.insert("depends_on".to_owned(), json!(depends));
-        // Why: a default of the kind, which is not written where it is not asked for.
-        let none = map.get("ports").and_then(Value::as_array).is_none_or(Vec::is_empty);
-        if none && wanted.kind == provisor_core::Kind::Vps {
-            map.insert("ports".to_owned(), json!([22]));
-        }
+    let depends = wanted.depends_on.iter().map(|d| id_of(d).unwrap_or_else(|| d.clone())).collect();
+    let after = comparable(json!(wanted), depends);
+    let before = comparable(normal(&present.spec), present.depends_on.clone());
+    let differs = after.iter().filter(|(k, v)| !same(v, before.get(*k).unwrap_or(&Value::Null)));
+    differs.map(|(k, _)| k.clone()).collect()
+}
+
+/// What the server shows, in the same form as what the file says.
+fn normal(shown: &Value) -> Value {
+    let mut bare = shown.clone();
+    let secret = bare.as_object_mut().and_then(|m| m.remove("user_data")).filter(|v| !v.is_null());
+    let Ok(spec) = Spec::check("", &bare, &Unsealed) else { return shown.clone() };
+    let mut value = json!(spec);
+    if let (Some(map), Some(secret)) = (value.as_object_mut(), secret) {
+        map.insert("user_data".to_owned(), secret);
     }
-    let (Some(old), Some(new)) = (before.as_object(), after.as_object()) else { return vec!["spec".to_owned()] };
-    new.iter().filter(|(k, v)| !same(v, old.get(*k).unwrap_or(&Value::Null))).map(|(k, _)| k.clone()).collect()
+    value
+}
+
+fn comparable(spec: Value, mut depends: Vec<String>) -> Map<String, Value> {
+    let Value::Object(mut map) = spec else { return Map::new() };
+    let user_data = map.get("user_data").is_some_and(|v| !v.is_null());
+    map.insert("user_data".to_owned(), json!(user_data));
+    depends.sort();
+    depends.dedup();
+    map.insert("depends_on".to_owned(), json!(depends));
+    // Why: the default of the kind need not be written.
+    let none = map.get("ports").and_then(Value::as_array).is_none_or(Vec::is_empty);
+    if none && map.get("kind").is_some_and(|k| k == "vps") {
+        map.insert("ports".to_owned(), json!([22]));
+    }
+    map
 }

@@ -46,7 +46,7 @@ pub(crate) struct Entry<T> {
 }
 
 /// What seals nothing: the command line only compares, the server encrypts.
-struct Unsealed;
+pub(crate) struct Unsealed;
 
 impl Seal for Unsealed {
     fn seal(&self, _: &str) -> Sealed {

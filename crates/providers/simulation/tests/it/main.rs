@@ -1,0 +1,10 @@
+//! The simulated cloud from outside: by its connector, its front and its listeners.
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr)]
+
+mod bench;
+mod conformance;
+mod faults;
+mod front;
+mod listeners;
+mod memory;
+mod plays;
