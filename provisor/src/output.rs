@@ -191,14 +191,13 @@ fn width(text: &str) -> usize {
     count
 }
 
-/// Seconds for people: `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`.
+/// Seconds for people: `0.4 s`, `12.3 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub(crate) fn seconds(value: f64) -> String {
     let whole = value.max(0.0).round() as u64;
     match whole {
-        0..=9 => format!("{value:.1} s"),
-        10..=119 => format!("{whole} s"),
-        120..=7199 => format!("{} min {} s", whole / 60, whole % 60),
+        0..=99 => format!("{:.1} s", value.max(0.0)),
+        100..=7199 => format!("{} min {} s", whole / 60, whole % 60),
         7200..=172_799 => format!("{} h {} min", whole / 3600, whole / 60 % 60),
         _ => format!("{} d {} h", whole / 86_400, whole / 3600 % 24),
     }
@@ -228,7 +227,7 @@ mod tests {
 
     #[test]
     fn spans_are_readable() {
-        let expected = [(0.44, "0.4 s"), (12.3, "12 s"), (185.0, "3 min 5 s"), (7800.0, "2 h 10 min"), (273_600.0, "3 d 4 h")];
+        let expected = [(0.44, "0.4 s"), (12.34, "12.3 s"), (185.0, "3 min 5 s"), (7800.0, "2 h 10 min"), (273_600.0, "3 d 4 h")];
         for (value, text) in expected {
             assert_eq!(seconds(value), text);
         }

@@ -10,7 +10,7 @@ use crate::{generate, tidy};
 pub(crate) fn run() -> Done {
     let checks = [
         timed("tidy", tidy::run),
-        timed("fmt", || must(command(&["fmt", "--all", "--check"]))),
+        timed("fmt", || must(command(&["fmt", "--all", "--", "--check", "-l"]))),
         timed("clippy", || must(command(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))),
         timed("generate --check", || generate::run(generate::Mode::Check)),
     ];

@@ -223,7 +223,9 @@ impl Cidr {
     /// Whether an address lies in the range.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.base, address) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => same_prefix(u128::from(u32::from(a)) << 96, u128::from(u32::from(b)) << 96, self.bits),
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                same_prefix(u128::from(u32::from(a)) << 96, u128::from(u32::from(b)) << 96, self.bits)
+            }
             (IpAddr::V6(a), IpAddr::V6(b)) => same_prefix(u128::from(a), u128::from(b), self.bits),
             _ => false,
         }

@@ -31,7 +31,11 @@ impl Guard {
         let blocked = match address {
             IpAddr::V4(a) => a.is_loopback() || a.is_link_local() || a.is_unspecified() || a.is_broadcast() || a.is_multicast(),
             IpAddr::V6(a) => {
-                a.is_loopback() || a.is_unspecified() || a.is_multicast() || a.is_unicast_link_local() || a.to_ipv4_mapped().is_some()
+                a.is_loopback()
+                    || a.is_unspecified()
+                    || a.is_multicast()
+                    || a.is_unicast_link_local()
+                    || a.to_ipv4_mapped().is_some()
             }
         };
         if self.open || !blocked || self.allow.iter().any(|c| c.contains(address)) {

@@ -8,8 +8,26 @@ use serde_json::Value;
 use crate::output::{Colour, Out, Table, clean, clock, inline, seconds};
 
 /// Metadata with a place of their own, or that say nothing to people.
-const QUIET: [&str; 8] =
-    ["step", "attempt", "started_at", "finished_at", "duration_seconds", "provisioning_duration_seconds", "tries", "operation"];
+const QUIET: [&str; 9] = [
+    "step",
+    "attempt",
+    "actor",
+    "started_at",
+    "finished_at",
+    "duration_seconds",
+    "provisioning_duration_seconds",
+    "tries",
+    "operation",
+];
+
+/// What goes without saying.
+fn is_usual(key: &str, value: &Value) -> bool {
+    match key {
+        "status" => value == "succeeded",
+        "retries" => *value == 0,
+        _ => value == "" || value.as_array().is_some_and(Vec::is_empty),
+    }
+}
 
 /// The table with its summary.
 pub(crate) fn table(out: Out, timeline: &Timeline) -> String {
@@ -52,8 +70,7 @@ fn what(moment: &Moment) -> String {
         parts.extend(moment.metadata.get(key).map(inline));
     }
     for (key, value) in moment.metadata.iter().filter(|(k, v)| !QUIET.contains(&k.as_str()) && !v.is_null()) {
-        let empty = value.as_array().is_some_and(Vec::is_empty) || value == "";
-        if !empty {
+        if !is_usual(key, value) {
             parts.push(format!("{key}={}", inline(value)));
         }
     }
@@ -103,7 +120,7 @@ mod tests {
         let text = table(Out { format: Format::Table, quiet: false, colour: false }, &timeline);
         assert!(text.contains("10:00:04.5  +4.5 s  step_finished  allocate"), "{text}");
         assert!(text.contains("4.2 s"), "{text}");
-        assert!(text.contains("create_server  status=succeeded  tries=2  2.0 s"), "{text}");
-        assert!(text.contains("ready in 12 s, waited 0.1 s, lifetime 30 min 0 s"), "{text}");
+        assert!(text.contains("create_server  tries=2  2.0 s"), "{text}");
+        assert!(text.contains("ready in 12.4 s, waited 0.1 s, lifetime 30 min 0 s"), "{text}");
     }
 }

@@ -109,7 +109,7 @@ pub(crate) async fn delete(_: Admin, AppState(app): AppState<App>, Path(id): Pat
 /// Tests its connectivity now: success or failure, latency, what exactly failed.
 #[utoipa::path(post, path = "/api/clusters/{id}/test", tag = "clusters", params(("id" = String, Path, description = "Id or name.")),
     responses((status = 200, body = TestReport)))]
-pub(crate) async fn test(_: Admin, AppState(app): AppState<App>, Path(id): Path<String>, OptionalBody(_): OptionalBody) -> Answer {
+pub(crate) async fn test(_: Admin, AppState(app): AppState<App>, Path(id): Path<String>, OptionalBody(_body): OptionalBody) -> Answer {
     let report = app.backend.test_cluster(&id).await?;
     let checks: Vec<Check> = report.checks.into_iter().map(check).collect();
     Ok(Json(TestReport { ok: report.ok, latency_ms: report.latency_ms, checks }).into_response())
@@ -131,7 +131,7 @@ pub(crate) async fn sweep(
     AppState(app): AppState<App>,
     Path(id): Path<String>,
     mut params: Params,
-    OptionalBody(_): OptionalBody,
+    OptionalBody(_body): OptionalBody,
 ) -> Answer {
     let dry_run = params.flag("dry_run");
     params.finish()?;

@@ -159,7 +159,7 @@ fn resource(pointer: &str, value: &Value, flaws: &mut Flaws) -> Option<ResourceI
 /// Probes the service now.
 #[utoipa::path(post, path = "/api/requests/{id}/check-status", tag = "requests", params(("id" = String, Path, description = "`req_…`")),
     responses((status = 200, body = CheckStatus)))]
-pub(crate) async fn check_status(_: Admin, AppState(app): AppState<App>, Path(id): Path<String>, OptionalBody(_): OptionalBody) -> Answer {
+pub(crate) async fn check_status(_: Admin, AppState(app): AppState<App>, Path(id): Path<String>, OptionalBody(_body): OptionalBody) -> Answer {
     check_status_of(&app, &id).await
 }
 

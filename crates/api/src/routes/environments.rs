@@ -85,7 +85,7 @@ pub(crate) async fn events(
 /// Probes it now.
 #[utoipa::path(post, path = "/api/environments/{id}/check-status", tag = "environments", params(("id" = String, Path, description = "`req_…`")),
     responses((status = 200, body = CheckStatus)))]
-pub(crate) async fn check_status(_: Admin, AppState(app): AppState<App>, Path(id): Path<String>, OptionalBody(_): OptionalBody) -> Answer {
+pub(crate) async fn check_status(_: Admin, AppState(app): AppState<App>, Path(id): Path<String>, OptionalBody(_body): OptionalBody) -> Answer {
     load(&app, &id).await?;
     super::commands::check_status_of(&app, &id).await
 }

@@ -1,6 +1,5 @@
 //! Events as CloudEvents 1.0.
 
-use provisor_core::{Kind, State};
 use provisor_store::ops::log::Entry;
 use provisor_wire::event::{CloudEvent, Data, RequestRef, ResourceRef};
 use provisor_wire::parts::Actor;
@@ -18,17 +17,11 @@ pub fn event(entry: &Entry, installation: &str) -> CloudEvent {
         subject: entry.subject.to_string(),
         time: time(entry.at),
         datacontenttype: "application/json".to_owned(),
-        tenant: entry.tenant_name.clone().unwrap_or_else(|| entry.tenant.to_string()),
+        tenant: entry.tenant.clone(),
         sequence: format!("{:06}", entry.sequence.unwrap_or(0)),
         installation: installation.to_owned(),
         data: Data {
-            request: RequestRef {
-                id: entry.subject.to_string(),
-                name: entry.request_name.clone().unwrap_or_default(),
-                kind: entry.request_kind.map_or("", Kind::name).to_owned(),
-                state: entry.state.map_or("", State::name).to_owned(),
-                order_id: entry.order_id.clone(),
-            },
+            request: request(entry),
             from_state: body.from_state.map(|s| s.name().to_owned()),
             to_state: body.to_state.map(|s| s.name().to_owned()),
             outcome: body.outcome.as_ref().map(word),
@@ -44,5 +37,20 @@ pub fn event(entry: &Entry, installation: &str) -> CloudEvent {
             refund: body.refund,
             endpoints: endpoints(&body.endpoints),
         },
+    }
+}
+
+fn request(entry: &Entry) -> RequestRef {
+    let id = entry.subject.to_string();
+    match &entry.request {
+        Some(r) => RequestRef {
+            id,
+            name: r.name.clone(),
+            kind: r.kind.name().to_owned(),
+            state: r.state.name().to_owned(),
+            order_id: r.order_id.clone(),
+        },
+        // Only of what is not published, which is not shown.
+        None => RequestRef { id, name: String::new(), kind: String::new(), state: String::new(), order_id: None },
     }
 }

@@ -1,6 +1,7 @@
 //! The engine over the in-memory store and a scripted backend, on virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs, unreachable_pub)]
 
+mod admission;
 mod pipeline;
 mod recovery;
 mod sweep;

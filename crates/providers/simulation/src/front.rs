@@ -19,6 +19,7 @@ use provisor_core::spec::is_dns_label;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::cloud::{Clock, Cloud};
 use crate::disk::DiskError;
@@ -74,9 +75,9 @@ impl Front {
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), FrontError> {
         let wrong = |e| FrontError::Listen(self.address, e);
         tokio::fs::write(self.folder.join("listen"), self.address.to_string()).await.map_err(wrong)?;
-        let router = router(Arc::clone(&self.cloud));
-        let (end, ended) = tokio::sync::watch::channel(false);
-        let mut begun = ended.clone();
+        let (end, ended) = watch::channel(false);
+        let router = router(Desk { cloud: Arc::clone(&self.cloud), ended: ended.clone() });
+        let mut begun = ended;
         let asked = async move {
             let _ = begun.wait_for(|end| *end).await;
         };
@@ -104,24 +105,33 @@ pub async fn serve(
     Front::bind(listen, folder, clock).await?.serve(shutdown).await
 }
 
-fn router(cloud: Arc<Cloud>) -> Router {
+/// What the handlers need.
+#[derive(Clone)]
+struct Desk {
+    cloud: Arc<Cloud>,
+    ended: watch::Receiver<bool>,
+}
+
+fn router(desk: Desk) -> Router {
     Router::new()
         .route("/sim/{cluster}/call", post(call))
         .route("/sim/{cluster}/inventory", get(inventory))
         .route("/health/live", get(|| async { Json(json!({"ok": true})) }))
         .layer(DefaultBodyLimit::max(BODY))
-        .with_state(cloud)
+        .with_state(desk)
 }
 
-async fn call(State(cloud): State<Arc<Cloud>>, Segment(cluster): Segment<String>, Json(ask): Json<Ask>) -> Response {
+async fn call(State(mut desk): State<Desk>, Segment(cluster): Segment<String>, Json(ask): Json<Ask>) -> Response {
     if !is_dns_label(&cluster) {
         return (StatusCode::BAD_REQUEST, "not a name of a cluster").into_response();
     }
-    let parcel = match cloud.call(&cluster, ask).await {
-        Ok(reply) => Parcel::Reply(reply),
-        Err(failure) => Parcel::Failure(failure),
+    // What hangs would outlive the end.
+    let result = tokio::select! {
+        biased;
+        result = desk.cloud.call(&cluster, ask) => result,
+        _ = desk.ended.wait_for(|end| *end) => return (StatusCode::SERVICE_UNAVAILABLE, "ending").into_response(),
     };
-    Json(parcel).into_response()
+    Json(result.map_or_else(Parcel::Failure, Parcel::Reply)).into_response()
 }
 
 #[derive(Debug, Deserialize)]
@@ -130,8 +140,8 @@ struct Which {
     live: bool,
 }
 
-async fn inventory(State(cloud): State<Arc<Cloud>>, Segment(cluster): Segment<String>, Query(which): Query<Which>) -> Response {
-    match cloud.inventory(&cluster, which.live) {
+async fn inventory(State(desk): State<Desk>, Segment(cluster): Segment<String>, Query(which): Query<Which>) -> Response {
+    match desk.cloud.inventory(&cluster, which.live) {
         Some(inventory) => Json(inventory).into_response(),
         None => (StatusCode::NOT_FOUND, Json(json!({"code": "not_found", "detail": "no such cluster"}))).into_response(),
     }

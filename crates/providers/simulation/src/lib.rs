@@ -27,7 +27,7 @@ mod turn;
 mod world;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use provisor_core::check::{Flaw, Flaws, Object};
 use provisor_core::cluster::ClusterSpec;
@@ -47,17 +47,30 @@ use crate::remote::Remote;
 /// Makes providers of type `simulation`, and holds the simulated cloud inside the process.
 pub struct Simulation {
     cloud: Arc<Cloud>,
+    client: OnceLock<reqwest::Client>,
 }
 
 impl Simulation {
     /// With a cloud that keeps its inventory in `folder`, in a file of its own.
     pub fn in_process(folder: &Path, clock: Clock) -> Result<Arc<Self>, DiskError> {
-        Ok(Arc::new(Self { cloud: Arc::new(Cloud::open(folder, clock)?) }))
+        Ok(Self::around(Cloud::open(folder, clock)?))
     }
 
     /// With a cloud that forgets, for tests and the deterministic simulator.
     pub fn in_memory(clock: Clock) -> Arc<Self> {
-        Arc::new(Self { cloud: Arc::new(Cloud::in_memory(clock)) })
+        Self::around(Cloud::in_memory(clock))
+    }
+
+    fn around(cloud: Cloud) -> Arc<Self> {
+        Arc::new(Self { cloud: Arc::new(cloud), client: OnceLock::new() })
+    }
+
+    fn client(&self) -> Result<reqwest::Client, Failure> {
+        if let Some(client) = self.client.get() {
+            return Ok(client.clone());
+        }
+        let client = remote::client()?;
+        Ok(self.client.get_or_init(|| client).clone())
     }
 
     /// What a cluster inside the process holds, in the shape of `GET /sim/{cluster}/inventory`; `None` where the cloud
@@ -85,14 +98,13 @@ impl Connector for Simulation {
 
     fn connect(&self, binding: Binding) -> Result<Arc<dyn Provider>, Failure> {
         let spec = &binding.spec;
-        let registration =
-            Registration { plays: spec.plays(), settings: spec.settings.clone(), common: spec.common() };
+        let registration = Registration { plays: spec.plays(), settings: spec.settings.clone(), common: spec.common() };
         if registration.plays.is_empty() {
             return Err(Failure::new(Class::Permanent, "bad_configuration", "the cluster simulates nothing"));
         }
         let url = spec.endpoint.get("url").and_then(Value::as_str);
         let (port, registered): (Arc<dyn CloudPort>, bool) = match url {
-            Some(url) => (Arc::new(Remote::new(url)?), false),
+            Some(url) => (Arc::new(Remote::new(url, self.client()?)?), false),
             None => {
                 self.cloud.register(&spec.name, &registration);
                 (Arc::clone(&self.cloud) as Arc<dyn CloudPort>, true)

@@ -33,21 +33,27 @@ pub(crate) struct Remote {
     client: Client,
 }
 
+fn wrong(why: &str) -> Failure {
+    Failure::new(Class::Permanent, "bad_configuration", format!("endpoint.url: {why}"))
+}
+
+/// A client for all clusters: making one is dear.
+pub(crate) fn client() -> Result<Client, Failure> {
+    // The provider of cryptography is chosen once a process; somebody else may have done it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT)
+        .timeout(LONGEST)
+        .build()
+        .map_err(|e| wrong(&e.to_string()))
+}
+
 impl Remote {
     /// The cloud at a URL. Makes no call yet.
-    pub(crate) fn new(url: &str) -> Result<Self, Failure> {
-        let wrong = |e: String| Failure::new(Class::Permanent, "bad_configuration", format!("endpoint.url: {e}"));
-        let base = Url::parse(url).map_err(|e| wrong(e.to_string()))?;
-        // The provider of cryptography is chosen once a process; somebody else may have done it.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT)
-            .timeout(LONGEST)
-            .build()
-            .map_err(|e| wrong(e.to_string()))?;
-        Ok(Self { base, client })
+    pub(crate) fn new(url: &str, client: Client) -> Result<Self, Failure> {
+        Ok(Self { base: Url::parse(url).map_err(|e| wrong(&e.to_string()))?, client })
     }
 
     fn url(&self, cluster: &str) -> Url {
@@ -72,7 +78,11 @@ impl CloudPort for Remote {
         let answer = self.client.post(self.url(cluster)).json(&ask).send().await.map_err(|e| lost(&e))?;
         if !answer.status().is_success() {
             let text = format!("the simulated cloud answers {}", answer.status());
-            let class = if answer.status().is_client_error() { Class::Permanent } else { Class::Transient };
+            let class = match (answer.status().is_client_error(), creates) {
+                (true, _) => Class::Permanent,
+                (false, true) => Class::Ambiguous,
+                (false, false) => Class::Transient,
+            };
             return Err(Failure::new(class, "bad_answer", text));
         }
         match answer.json::<Parcel>().await.map_err(|e| lost(&e))? {

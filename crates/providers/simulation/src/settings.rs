@@ -177,12 +177,8 @@ fn latencies(pointer: &str, value: &Value, flaws: &mut Flaws) -> BTreeMap<String
 fn total(pointer: &str, value: &Value, flaws: &mut Flaws) -> Capacity {
     let mut o = Object::new(pointer, value, flaws);
     let mut amount = |key| o.integer(key, 0, 1 << 50, flaws).and_then(|n| i64::try_from(n).ok());
-    let found = Capacity {
-        cpu: amount("cpu"),
-        memory_gb: amount("memory_gb"),
-        storage_gb: amount("storage_gb"),
-        slots: amount("slots"),
-    };
+    let found =
+        Capacity { cpu: amount("cpu"), memory_gb: amount("memory_gb"), storage_gb: amount("storage_gb"), slots: amount("slots") };
     o.finish(flaws);
     found
 }

@@ -146,7 +146,9 @@ impl Cluster {
             FaultKind::Permanent => (Class::Permanent, "simulated_permanent", "400 Bad Request"),
             FaultKind::Throttled => (Class::Throttled, "rate_limited", "429 Too Many Requests"),
             FaultKind::Auth => (Class::Auth, "unauthorized", "401 Unauthorized"),
-            FaultKind::Capacity => (Class::Capacity, "no_capacity", "No valid host was found. There are not enough hosts available."),
+            FaultKind::Capacity => {
+                (Class::Capacity, "no_capacity", "No valid host was found. There are not enough hosts available.")
+            }
             FaultKind::DeleteFails => (Class::Transient, "delete_failed", "409 Conflict: it cannot be deleted now"),
             _ => return None,
         };

@@ -472,7 +472,8 @@ impl Cluster {
         let front = if played.front == played.host {
             host.address
         } else {
-            let shares = |r: &&Resource| r.kind == played.front && r.leaving.is_none() && r.uses.iter().any(|u| host.uses.contains(u));
+            let shares =
+                |r: &&Resource| r.kind == played.front && r.leaving.is_none() && r.uses.iter().any(|u| host.uses.contains(u));
             self.stack(&stack).find(shares).and_then(|r| r.address)
         };
         let open = |port: u16| match played.rules {

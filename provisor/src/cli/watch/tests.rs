@@ -63,5 +63,5 @@ fn a_line_shows_steps_attempt_wait_and_time() {
         "waiting_for": {"reason": "retry", "since": "2026-11-21T10:00:03Z", "detail": "in 5 s"}}));
     let now = Timestamp::parse("2026-11-21T10:00:12Z").unwrap();
     let text = show::line(Out { format: Format::Table, quiet: false, colour: false }, &r, 4, now);
-    assert_eq!(text, "db    configuring   ✔allocate ⏸configure ·activate ·verify  attempt 2 on sim-eu-2  waiting: retry (in 5 s)  12 s");
+    assert_eq!(text, "db    configuring   ✔allocate ⏸configure ·activate ·verify  attempt 2 on sim-eu-2  waiting: retry (in 5 s)  12.0 s");
 }

@@ -32,13 +32,15 @@ async fn falls_silent(address: SocketAddr) -> bool {
 #[tokio::test]
 async fn services_answer_on_real_sockets_while_they_are_up() {
     let simulation = Simulation::in_memory(clock());
+    let latency = json!({"default": {"fixed_ms": 0}, "wait_server": {"fixed_ms": 300}});
     for simulates in ["openstack", "vmware", "proxmox"] {
-        let mut service = service(&simulation, simulates, json!({"listeners": true}), 5);
+        let settings = json!({"listeners": true, "time_scale": 1, "latency": latency});
+        let mut service = service(&simulation, simulates, settings, 5);
         let last = if simulates == "openstack" { "create_floating_ip" } else { "wait_address" };
         service.up_to(Some(last)).await.unwrap();
         let ssh = address(&service, "ssh");
         assert!(ssh.ip().is_loopback() && ssh.port() > 1024, "{ssh}");
-        assert_eq!(answers(ssh).await, simulates != "openstack", "{simulates}: it has not been waited for");
+        assert_eq!(answers(ssh).await, simulates != "openstack", "{simulates}: it is still booting");
         let plan = service.plan();
         let rest = plan.iter().skip_while(|o| o.name != last).skip(1);
         for planned in rest {
@@ -78,7 +80,8 @@ async fn an_environment_answers_on_its_url() {
 async fn listeners_come_back_after_a_restart() {
     let folder = folder("listeners");
     let settings = json!({"listeners": true});
-    let simulation = Simulation::in_process(&folder, clock()).unwrap();
+    let clock = clock();
+    let simulation = Simulation::in_process(&folder, clock.clone()).unwrap();
     let mut first = service(&simulation, "openstack", settings.clone(), 7);
     first.up_to(None).await.unwrap();
     let ssh = address(&first, "ssh");
@@ -86,7 +89,7 @@ async fn listeners_come_back_after_a_restart() {
     let Service { provider, .. } = first;
     drop((provider, simulation));
     assert!(falls_silent(ssh).await);
-    let simulation = Simulation::in_process(&folder, clock()).unwrap();
+    let simulation = Simulation::in_process(&folder, clock).unwrap();
     let _again = service(&simulation, "openstack", settings, 7);
     assert!(answers(ssh).await);
 }

@@ -41,9 +41,8 @@ async fn a_create_that_answered_is_there_after_a_kill() {
 #[tokio::test]
 async fn counters_and_verdicts_survive_a_restart() {
     let folder = folder("memory");
-    let settings = || {
-        json!({"faults": [{"operation": "find", "kind": "transient", "on_calls": [2, 4]}], "success_rate": {"allocate": 0.5}})
-    };
+    let settings =
+        || json!({"faults": [{"operation": "find", "kind": "transient", "on_calls": [2, 4]}], "success_rate": {"allocate": 0.5}});
     let mut seen = Vec::new();
     let mut failed = Vec::new();
     for seed in 0..4 {

@@ -1,0 +1,84 @@
+//! `apply`: created, changed, unchanged, refused; dry runs; faults of the whole file.
+
+use serde_json::json;
+
+use crate::house::{Server, vps, world};
+
+fn results(value: &serde_json::Value) -> Vec<(String, String)> {
+    let items = value["items"].as_array().unwrap();
+    items.iter().map(|i| (i["name"].as_str().unwrap().to_owned(), i["result"].as_str().unwrap().to_owned())).collect()
+}
+
+#[test]
+fn a_manifest_is_applied_once_and_then_unchanged() {
+    let server = Server::start();
+    let text = format!("{}requests:\n{}{}", world(""), vps("db", ""), vps("web", ", depends_on: [db]"));
+    let first = server.apply(&text, &["--wait", "-o", "json"]).exits(0).json();
+    let pair = |n: &str, r: &str| (n.to_owned(), r.to_owned());
+    assert_eq!(results(&first), [pair("acme", "created"), pair("sim-1", "created"), pair("db", "created"), pair("web", "created")]);
+    let second = server.apply(&text, &["--wait", "-o", "json"]).exits(0).json();
+    assert_eq!(results(&second), [pair("acme", "unchanged"), pair("sim-1", "unchanged"), pair("db", "unchanged"), pair("web", "unchanged")]);
+    assert_eq!(first["items"][3]["id"], second["items"][3]["id"]);
+    // A tenant changes, a new request joins and stands on one that is there.
+    let more = text.replace("cpu: 8,", "cpu: 9,") + &vps("late", ", depends_on: [db]");
+    let third = server.apply(&more, &["--wait", "-o", "json"]).exits(0).json();
+    assert_eq!(results(&third)[0], pair("acme", "changed"));
+    assert_eq!(results(&third)[4], pair("late", "created"));
+    let late = server.run(&["get", "late", "-o", "json"]).exits(0).json();
+    assert_eq!(late["depends_on"], json!([first["items"][2]["id"]]));
+}
+
+#[test]
+fn a_request_does_not_change() {
+    let server = Server::start();
+    let text = format!("{}requests:\n{}", world(""), vps("db", ""));
+    server.apply(&text, &["--wait"]).exits(0);
+    let other = text.replace("storage_gb: 10", "storage_gb: 11");
+    let done = server.apply(&other, &[]).exits(3);
+    assert!(done.err.contains("/requests/0/size"), "{done:?}");
+}
+
+#[test]
+fn refusals_name_the_places_of_the_file() {
+    let server = Server::start();
+    server.apply(&world(""), &[]).exits(0);
+    let text = format!("requests:\n{}{}", vps("a", ""), vps("b", "").replace("cpu: 1,", "cpu: 0,").replace("acme", "nobody"));
+    let done = server.apply(&text, &["-o", "json"]).exits(3);
+    let problem: serde_json::Value = serde_json::from_str(&done.err).unwrap();
+    assert_eq!(problem["errors"][0]["pointer"], "/requests/1/size/cpu");
+    let much = format!("requests:\n{}", vps("a", "").replace("cpu: 1,", "cpu: 9,"));
+    let done = server.apply(&much, &[]).exits(3);
+    assert!(done.err.contains("quota_exceeded") && done.err.contains("limit=8"), "{done:?}");
+    let unknown = format!("requests:\n{}{}", vps("a", ""), vps("b", "").replace("acme", "nobody"));
+    let done = server.apply(&unknown, &[]).exits(3);
+    assert!(done.err.contains("/requests/1/tenant"), "{done:?}");
+    let cycle = format!("requests:\n{}{}", vps("a", ", depends_on: [b]"), vps("b", ", depends_on: [a]"));
+    let done = server.apply(&cycle, &["-o", "json"]).exits(3);
+    assert!(done.err.contains("dependency_cycle"), "{done:?}");
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let server = Server::start();
+    let text = format!("{}requests:\n{}", world(""), vps("db", ""));
+    let done = server.apply(&text, &["--dry-run", "-o", "json"]).exits(0);
+    assert_eq!(results(&done.json())[2].1, "created");
+    assert!(done.err.contains("tenant acme"), "{done:?}");
+    assert_eq!(server.run(&["tenant", "list", "-o", "json"]).exits(0).json()["items"], json!([]));
+    server.apply(&world(""), &[]).exits(0);
+    let done = server.apply(&text, &["--dry-run", "-o", "json"]).exits(0).json();
+    assert_eq!(done["plans"][0]["plan"]["cluster"], "sim-1");
+    assert_eq!(server.run(&["list", "-o", "json"]).exits(0).json()["items"], json!([]));
+    server.apply(&text.replace("cpu: 1,", "cpu: 9,"), &["--dry-run"]).exits(3);
+}
+
+#[test]
+fn files_that_cannot_be_used_end_with_their_codes() {
+    let server = Server::start();
+    server.run(&["apply", "-f", "missing.yaml"]).exits(2);
+    server.apply("tenants: [", &[]).exits(2);
+    server.apply("", &[]).exits(2);
+    server.apply("rules: []", &[]).exits(3);
+    let large = server.apply(&format!("# {}", "x".repeat(1 << 20)), &[]).exits(3);
+    assert!(large.err.contains("1 MiB"), "{large:?}");
+}

@@ -1,0 +1,8 @@
+//! The real binary as a user runs it: processes, files, exit codes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod apply;
+mod house;
+mod lifecycle;
+mod process;
+mod quickstart;

@@ -1,0 +1,97 @@
+//! Processes: signals, locks, ports, tokens, configuration.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::house::{Done, Folder, LIMIT, Server, command, ended, signal, vps, world};
+
+#[test]
+fn a_polite_end_is_clean_and_work_goes_on_after_it() {
+    let server = Server::start();
+    let slow = ", latency: {create_server: {fixed_ms: 3000}}";
+    let text = format!("{}requests:\n{}", world(slow).replace("time_scale: 0,", "time_scale: 1,"), vps("db", ""));
+    server.apply(&text, &[]).exits(0);
+    let folder = server.stop();
+    assert!(!folder.0.join("data/listen").exists());
+    let server = Server::start_in(folder);
+    server.run(&["watch", "db", "--timeout", "40"]).exits(0);
+}
+
+#[test]
+fn a_folder_has_one_server_and_a_port_too() {
+    let server = Server::start();
+    let second: Done = command(&server.folder.0).args(["serve", "--data", "data", "--listen", "127.0.0.1:0"]).output().unwrap().into();
+    let second = second.exits(2);
+    assert!(second.err.contains(&format!("process {}", server.child.id())), "{second:?}");
+    let address = std::fs::read_to_string(server.folder.0.join("data/listen")).unwrap();
+    let taken: Done = command(&server.folder.0).args(["serve", "--data", "other", "--listen", &address]).output().unwrap().into();
+    assert!(taken.exits(2).err.contains("cannot listen on"));
+}
+
+#[test]
+fn the_first_token_is_private_and_in_no_log() {
+    let server = Server::start();
+    let mode = std::fs::metadata(server.folder.0.join("data/admin-token")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    server.run(&["tenant", "list"]).exits(0);
+    assert!(!server.log().contains(&server.token()));
+    server.run(&["--token", "pvr_wrong", "tenant", "list"]).exits(3);
+}
+
+#[test]
+fn a_given_token_is_the_first_administrator() {
+    let folder = Folder::new();
+    let mut serve = command(&folder.0);
+    serve.args(["serve", "--data", "data", "--listen", "127.0.0.1:0"]).env("PROVISOR_AUTH__BOOTSTRAP_TOKEN", "pvr_given");
+    let mut child = serve.stderr(Stdio::null()).spawn().unwrap();
+    let begin = Instant::now();
+    while !folder.0.join("data/listen").exists() && begin.elapsed() < LIMIT {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let done: Done = command(&folder.0).args(["--data", "data", "--token", "pvr_given", "tenant", "list"]).output().unwrap().into();
+    signal(&child, "INT");
+    assert_eq!(ended(&mut child), 0);
+    done.exits(0);
+}
+
+#[test]
+fn what_cannot_be_configured_ends_with_two() {
+    let folder = Folder::new();
+    let run = |arguments: &[&str]| -> Done { command(&folder.0).args(arguments).output().unwrap().into() };
+    run(&["serve", "--set", "worker.lease_secnds=1"]).exits(2);
+    run(&["serve", "--set", "database.url=postgres://u@h/d"]).exits(2);
+    run(&["api"]).exits(2);
+    run(&["worker"]).exits(2);
+    folder.write("provisor.toml", "[smtp]\nurl = \"smtp://x\"\n");
+    let done = run(&["config", "check"]).exits(2);
+    assert!(done.err.contains("provisor.toml:2: smtp.url") && done.err.contains("not offered"), "{done:?}");
+    folder.write("provisor.toml", "[data]\ndir = \"there\"\n");
+    assert_eq!(run(&["config", "show", "-o", "json"]).exits(0).json()[0]["value"], "there");
+    folder.write("file", "");
+    run(&["serve", "--data", "file/below"]).exits(2);
+    run(&["list", "--server", "http://127.0.0.1:1"]).exits(5);
+    run(&["list", "--server", "ftp://x"]).exits(2);
+}
+
+#[test]
+fn the_simulated_cloud_may_be_a_process_of_its_own() {
+    let folder = Folder::new();
+    let mut cloud = command(&folder.0)
+        .args(["simcloud", "--listen", "127.0.0.1:0", "--data", "cloud"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let listen = folder.0.join("cloud/listen");
+    let begin = Instant::now();
+    while !listen.exists() && begin.elapsed() < LIMIT {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let address = std::fs::read_to_string(&listen).unwrap();
+    let server = Server::start();
+    let world = world("").replace("  region:", &format!("  endpoint: {{url: \"http://{address}\"}}\n  region:"));
+    let done = server.apply(&format!("{world}requests:\n{}", vps("db", "")), &["--wait", "--timeout", "40"]);
+    signal(&cloud, "TERM");
+    assert_eq!(ended(&mut cloud), 0);
+    done.exits(0);
+}
