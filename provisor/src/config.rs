@@ -11,6 +11,7 @@ pub(crate) mod load;
 pub(crate) mod schema;
 pub(crate) mod value;
 
+use crate::output::put;
 use load::{Fault, Loader, Source};
 use schema::{KEYS, Kind};
 use value::Value;
@@ -108,7 +109,8 @@ impl Config {
     /// Defaults that follow from the data folder.
     fn derive(&mut self) {
         let data = self.text(schema::DATA_DIR);
-        let derived = [("database.url", format!("sqlite://{data}/provisor.db")), ("secrets.key_file", format!("{data}/secrets.key"))];
+        let derived =
+            [("database.url", format!("sqlite://{data}/provisor.db")), ("secrets.key_file", format!("{data}/secrets.key"))];
         for (name, text) in derived {
             self.values.entry(name).or_insert((Value::Text(text), Source::Default));
         }
@@ -193,10 +195,13 @@ pub(crate) fn markdown() -> String {
     for k in KEYS.iter().filter(|k| k.offered) {
         let default = k.default.filter(|d| !d.is_empty()).map_or("–".to_owned(), |d| format!("`{d}`"));
         let kind = k.kind.describe().replace('|', "\\|");
-        text += &format!("| `{}` | `{}` | {kind} | {default} | {} | {} |\n", k.name, schema::variable(k.name), k.since, k.doc);
+        put(
+            &mut text,
+            format_args!("| `{}` | `{}` | {kind} | {default} | {} | {} |\n", k.name, schema::variable(k.name), k.since, k.doc),
+        );
     }
     let later: Vec<String> = KEYS.iter().filter(|k| !k.offered).map(|k| format!("`{}`", k.name)).collect();
-    text += &format!("\nKnown, but not offered by this version, and refused when set: {}.\n", later.join(", "));
+    put(&mut text, format_args!("\nKnown, but not offered by this version, and refused when set: {}.\n", later.join(", ")));
     text += "\nRead by the command line and no configuration keys: `PROVISOR_SERVER`, `PROVISOR_TOKEN`, `PROVISOR_CONFIG`.\n";
     text
 }

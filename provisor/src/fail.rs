@@ -173,7 +173,9 @@ impl From<ClientError> for Fail {
             ClientError::Problem(problem) => Self::Problem(problem),
             ClientError::Unreachable { .. } => Self::Unreachable(error.to_string()),
             // Why: a gateway in between says so when the server is away.
-            ClientError::Other(text) if text.starts_with("HTTP 502") || text.starts_with("HTTP 503") || text.starts_with("HTTP 504") => {
+            ClientError::Other(text)
+                if text.starts_with("HTTP 502") || text.starts_with("HTTP 503") || text.starts_with("HTTP 504") =>
+            {
                 Self::Unreachable(text)
             }
             ClientError::Other(text) => Self::Unreadable(text),

@@ -25,7 +25,8 @@ use output::{Format, Out};
 use session::Session;
 
 /// What `api` and `worker` say on SQLite.
-const NEEDS_POSTGRES: &str = "a process of its own for this role needs PostgreSQL, which this version does not offer yet; use `provisor serve`";
+const NEEDS_POSTGRES: &str =
+    "a process of its own for this role needs PostgreSQL, which this version does not offer yet; use `provisor serve`";
 
 fn main() -> ExitCode {
     // Why ignored: it fails only where one is installed already.
@@ -67,7 +68,8 @@ fn run(cli: &Cli) -> Result<(), Fail> {
 }
 
 fn runtime(server: bool) -> Result<tokio::runtime::Runtime, Fail> {
-    let mut builder = if server { tokio::runtime::Builder::new_multi_thread() } else { tokio::runtime::Builder::new_current_thread() };
+    let mut builder =
+        if server { tokio::runtime::Builder::new_multi_thread() } else { tokio::runtime::Builder::new_current_thread() };
     builder.enable_all().build().map_err(|e| Fail::Usage(format!("no runtime: {e}")))
 }
 

@@ -50,7 +50,11 @@ pub(crate) enum Colour {
 impl Out {
     /// For this process.
     pub(crate) fn new(format: Format, quiet: bool) -> Self {
-        Self { format, quiet, colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) }
+        Self {
+            format,
+            quiet,
+            colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+        }
     }
 
     /// Prints text as it is.
@@ -119,6 +123,13 @@ fn yaml<T: Serialize>(value: &T) -> Result<String, Fail> {
     Ok(if text.ends_with('\n') { text } else { text + "\n" })
 }
 
+/// Appends formatted text.
+pub(crate) fn put(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    use std::fmt::Write as _;
+    // Why ignored: a String takes everything.
+    let _ = text.write_fmt(arguments);
+}
+
 /// Control characters of values that come from elsewhere must not reach a terminal.
 pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
@@ -130,7 +141,9 @@ pub(crate) fn inline(value: &Value) -> String {
         Value::Null => String::new(),
         Value::String(text) => clean(text),
         Value::Array(items) => items.iter().map(inline).collect::<Vec<_>>().join(", "),
-        Value::Object(map) => map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| format!("{k}={}", inline(v))).collect::<Vec<_>>().join(" "),
+        Value::Object(map) => {
+            map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| format!("{k}={}", inline(v))).collect::<Vec<_>>().join(" ")
+        }
         other => other.to_string(),
     }
 }

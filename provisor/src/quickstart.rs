@@ -13,7 +13,7 @@ use crate::cli::{Global, Quickstart, timeline};
 use crate::config::load::Source;
 use crate::config::{Config, Settings};
 use crate::fail::Fail;
-use crate::output::{Colour, Format, Out};
+use crate::output::{Colour, Format, Out, put};
 use crate::serve::{self, Signals};
 use crate::session::{Session, TOKEN_FILE, reachable};
 
@@ -102,10 +102,10 @@ fn next_steps(out: Out, base: &str, settings: &Settings, request: &Request, all:
     let mut text = format!("\n{}\n", out.paint(Colour::Bold, "Where it answers:"));
     for r in all {
         for e in &r.endpoints {
-            text += &format!("  {:<12} {}\n", r.name, e.url);
+            put(&mut text, format_args!("  {:<12} {}\n", r.name, e.url));
         }
     }
-    text += &format!("\n{}\n", out.paint(Colour::Bold, "To try next, in another terminal:"));
+    put(&mut text, format_args!("\n{}\n", out.paint(Colour::Bold, "To try next, in another terminal:")));
     let commands = [
         format!("provisor{flag} list"),
         format!("provisor{flag} timeline {} --operations", request.id),
@@ -116,7 +116,7 @@ fn next_steps(out: Out, base: &str, settings: &Settings, request: &Request, all:
         format!("curl -H \"Authorization: Bearer $(cat {data}/{TOKEN_FILE})\" {base}/api/requests/{}", request.id),
     ];
     for command in commands {
-        text += &format!("  {command}\n");
+        put(&mut text, format_args!("  {command}\n"));
     }
     text + &format!("\nThe administrator's token is in {data}/{TOKEN_FILE}; the API is described at {base}/api/openapi.json.\n")
 }

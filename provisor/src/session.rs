@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
-use provisor_wire::{Client, ClientError, Request};
 use provisor_wire::client::RequestFilter;
+use provisor_wire::{Client, ClientError, Request};
 
 use crate::cli::Global;
 use crate::config::Config;
@@ -136,7 +136,9 @@ mod tests {
         for server in ["http://127.0.0.1:8620", "http://localhost", "http://[::1]:1/", "http://127.0.0.2:1/x?y"] {
             assert!(is_local(server), "{server}");
         }
-        for server in ["http://10.0.0.1:8620", "https://127.0.0.1.example.com", "http://127.0.0.1@example.com:80", "http://localhost.x:1"] {
+        for server in
+            ["http://10.0.0.1:8620", "https://127.0.0.1.example.com", "http://127.0.0.1@example.com:80", "http://localhost.x:1"]
+        {
             assert!(!is_local(server), "{server}");
         }
     }

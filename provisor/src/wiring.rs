@@ -168,7 +168,8 @@ async fn serve(listener: TcpListener, app: App, mut closing: watch::Receiver<boo
 pub(crate) async fn simcloud(listen: &str, data: &Path, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), Fail> {
     folder(data)?;
     let address = tokio::net::lookup_host(listen).await.ok().and_then(|mut found| found.next());
-    let address = address.ok_or_else(|| Fail::Usage(format!("--listen {listen}: must be HOST:PORT, for example 127.0.0.1:8630")))?;
+    let address =
+        address.ok_or_else(|| Fail::Usage(format!("--listen {listen}: must be HOST:PORT, for example 127.0.0.1:8630")))?;
     let front = Front::bind(address, data, provisor_store::clock::wall(Timestamp(0))).await;
     let front = front.map_err(|e| Fail::Usage(e.to_string()))?;
     tracing::info!(address = %front.address(), data = %data.display(), "serving the simulated cloud");

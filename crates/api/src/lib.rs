@@ -23,7 +23,7 @@ pub mod show;
 mod sse;
 
 pub use backend::Backend;
-pub use engine::EngineBackend;
+pub use engine::{EngineBackend, SimInventory};
 pub use input::BODY_LIMIT_BYTES;
 pub use problem::Problem;
 pub use router::{openapi, router};

@@ -12,7 +12,7 @@ use crate::chance;
 use crate::problem::{MEDIA_TYPE, Problem};
 
 /// Names a call in answers and logs.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is taken over from the caller.
 const REQUEST_ID_LIMIT: usize = 128;
 

@@ -159,7 +159,7 @@ impl From<OpError> for Problem {
                 let detail = format!("It would take more than the tenant's quota of {}.", names.join(", "));
                 Self::new("quota_exceeded", detail).with("dimensions", json!(dimensions))
             }
-            OpError::NoCluster { pointer, rejected } => no_cluster(&pointer, &rejected),
+            OpError::NoCluster { pointer, rule, value, rejected } => no_cluster(pointer, rule, value, &rejected),
             OpError::DependencyCycle(cycle) => {
                 Self::new("dependency_cycle", format!("The circle is {}.", cycle.join(" → "))).with("cycle", cycle)
             }
@@ -213,12 +213,14 @@ fn name_taken(pointer: String, name: String, holder: String) -> Problem {
     Problem::pointed("name_taken", pointer, "unique", name.clone(), message).with("name", name).with("holder", holder)
 }
 
-fn no_cluster(pointer: &str, rejected: &[(String, String)]) -> Problem {
+fn no_cluster(pointer: String, rule: &str, value: Value, rejected: &[(String, String)]) -> Problem {
     let reasons: Vec<String> = rejected.iter().map(|(cluster, reason)| format!("{cluster}: {reason}")).collect();
     let shown: Vec<Value> = rejected.iter().map(|(cluster, reason)| json!({"cluster": cluster, "reason": reason})).collect();
     let why = if reasons.is_empty() { "none is registered".to_owned() } else { reasons.join("; ") };
     let detail = format!("No registered cluster can ever take it ({why}).");
-    Problem::new("no_cluster", detail).with("pointer", pointer).with("rejected", shown)
+    let mut problem = Problem::new("no_cluster", detail.clone()).with("rejected", shown);
+    problem.errors = vec![Flaw { pointer, rule: rule.to_owned(), value, message: detail }];
+    problem
 }
 
 fn in_use(counts: Vec<(String, i64)>) -> Problem {

@@ -143,9 +143,14 @@ impl Spec {
             product: o.text("product", 255, f),
             queue_timeout_seconds: o.number("queue_timeout_seconds", 0.001, 3.2e8, f),
         };
+        let mut spec = spec;
         if kind.is_some() {
             spec.check_kind(&mut o, value, f);
         }
+        if spec.kind == Kind::Vps && value.get("ports").is_none_or(Value::is_null) {
+            spec.ports = vec![22];
+        }
+        spec.check_probe_port(&o, f);
         check_email(&o.at("notify_email"), spec.notify_email.as_deref(), f);
         o.finish(f);
         flaws.finish(spec)
@@ -168,6 +173,15 @@ impl Spec {
         for key in useless.iter().filter(|k| value.get(**k).is_some_and(|v| !v.is_null())) {
             let given = value.get(*key).cloned().unwrap_or_default();
             flaws.add(&o.at(key), "unknown_key", &given, format!("{key} means nothing for kind {}", self.kind.name()));
+        }
+    }
+
+    /// A port that no rule opens can never answer.
+    fn check_probe_port(&self, o: &Object<'_>, flaws: &mut Flaws) {
+        let Some(port) = self.probes.as_ref().and_then(|p| p.http.as_ref()).map(|h| h.port) else { return };
+        if self.kind == Kind::Vps && !self.ports.contains(&port) {
+            let at = format!("{}/http/port", o.at("probes"));
+            flaws.add(&at, "exists", &Value::from(port), format!("port {port} is probed, but not among the ports"));
         }
     }
 

@@ -357,8 +357,9 @@ impl Bench<'_> {
     }
 
     /// Releases backwards; each is confirmed gone, also a second time.
-    async fn release_all(&self) -> Verdict {
+    async fn release_all(&mut self) -> Verdict {
         let case = "what_was_made_is_released";
+        self.find_what_gave_no_id().await;
         let mut result = Ok(());
         for row in self.rows.iter().rev().filter(|r| r.made.provider_id.is_some()) {
             let released = self.release(case, row).await;
@@ -369,6 +370,15 @@ impl Bench<'_> {
             self.release("already_gone_is_gone", row).await?;
         }
         Ok(())
+    }
+
+    /// A create that broke may have been done.
+    async fn find_what_gave_no_id(&mut self) {
+        let provider = self.provider();
+        for row in self.rows.iter_mut().filter(|r| r.made.provider_id.is_none()) {
+            let found = provider.find(&row.kind, row.tag.as_str(), &row.name).await.unwrap_or_default();
+            row.made.provider_id = found.into_iter().next().map(|f| f.provider_id);
+        }
     }
 
     async fn release(&self, case: &'static str, row: &Row) -> Verdict {

@@ -64,8 +64,12 @@ pub enum OpError {
     /// No registered cluster can ever fit it; with the reason for each.
     #[error("no cluster can ever fit it")]
     NoCluster {
-        /// Which request of the batch.
+        /// What of which request stands in the way: `/requests/1/region`.
         pointer: String,
+        /// `exists`, `max` …
+        rule: &'static str,
+        /// What was asked there.
+        value: serde_json::Value,
         /// Cluster and reason.
         rejected: Vec<(String, String)>,
     },

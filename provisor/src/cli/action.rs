@@ -1,8 +1,8 @@
 //! Commands on a request: cancel, suspend, reactivate, deprovision, retry, manual-input.
 
+use provisor_wire::Request;
 use provisor_wire::parts::Endpoint;
 use provisor_wire::request::{ManualInput as Input, Reason, RetryOrder};
-use provisor_wire::Request;
 
 use super::watch::{Feed, Goal, Show, follow};
 use super::{Act, ManualInput, One, Wait, apply, view};

@@ -29,7 +29,8 @@ pub(crate) async fn run(session: &Session, asked: &Apply) -> Result<(), Fail> {
     }
     let ended = match feed {
         Some(feed) if !applied.requests.is_empty() => {
-            follow(session, feed, applied.requests.clone(), Goal::Completed, asked.wait.timeout, Show::progress(session.out)).await
+            follow(session, feed, applied.requests.clone(), Goal::Completed, asked.wait.timeout, Show::progress(session.out))
+                .await
         }
         _ => Ok(Vec::new()),
     };

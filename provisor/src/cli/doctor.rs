@@ -1,9 +1,10 @@
 //! `doctor`: looks at one thing after another that must be right, and says what is not.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::Global;
 use crate::config::Config;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Cli, ConfigCommand, Global};
 use crate::config::{self, Config};
 use crate::fail::Fail;
-use crate::output::{Out, Table, inline};
+use crate::output::{Out, Table, inline, put};
 
 fn text_of(value: &Value, key: &str) -> String {
     value.get(key).map(inline).unwrap_or_default()
@@ -35,7 +35,8 @@ pub(crate) fn run(global: &Global, command: ConfigCommand) -> Result<(), Fail> {
 }
 
 fn foreign(config: &Config) -> String {
-    config.foreign.iter().map(|name| format!("{name} is taken for a Kubernetes service link and is not used\n")).collect()
+    let lines = config.foreign.iter().map(|name| format!("{name} is taken for a Kubernetes service link and is not used\n"));
+    lines.collect::<Vec<_>>().concat()
 }
 
 fn rows(list: &Value, columns: &[&str]) -> String {
@@ -76,7 +77,7 @@ fn help(command: &mut clap::Command, text: &mut String, level: &str) {
     let name = command.get_bin_name().unwrap_or("provisor").to_owned();
     let page = command.render_long_help().to_string();
     let lines: Vec<&str> = page.lines().map(str::trim_end).collect();
-    *text += &format!("{level} `{name}`\n\n```text\n{}\n```\n\n", lines.join("\n").trim_end());
+    put(text, format_args!("{level} `{name}`\n\n```text\n{}\n```\n\n", lines.join("\n").trim_end()));
     for sub in command.get_subcommands_mut().filter(|c| !c.is_hide_set()) {
         help(sub, text, "##");
     }

@@ -2,9 +2,11 @@
 
 use provisor_wire::client::Received;
 use provisor_wire::cluster::Room;
-use provisor_wire::{Attempt, CheckStatus, Cluster, CloudEvent, Failure, Inventory, Plan, Quota, Request, Resource, Step, Tenant, TestReport};
+use provisor_wire::{
+    Attempt, CheckStatus, CloudEvent, Cluster, Failure, Inventory, Plan, Quota, Request, Resource, Step, Tenant, TestReport,
+};
 
-use crate::output::{Colour, Out, Table, clean, clock, inline, seconds};
+use crate::output::{Colour, Out, Table, clean, clock, inline, put, seconds};
 
 /// The text of an optional text.
 fn or_dash(text: Option<&str>) -> String {
@@ -55,47 +57,50 @@ fn shown_attempt(r: &Request) -> Option<&Attempt> {
 /// One request with its steps and attempts.
 pub(crate) fn request(out: Out, r: &Request) -> String {
     let mut t = Table::bare();
-    let mut put = |name: &str, value: String| {
+    let mut field = |name: &str, value: String| {
         if !value.is_empty() && value != "–" {
             t.row(vec![out.paint(Colour::Bold, name), value]);
         }
     };
-    put("id", r.id.clone());
-    put("name", format!("{} (tenant {})", r.name, r.tenant));
-    put("kind", r.kind.clone());
-    put("state", out.state(&r.state));
-    put("outcome", or_dash(r.outcome.as_deref()));
-    put("waiting for", waiting(r).unwrap_or_default());
-    put("wanted", r.wanted.clone());
+    field("id", r.id.clone());
+    field("name", format!("{} (tenant {})", r.name, r.tenant));
+    field("kind", r.kind.clone());
+    field("state", out.state(&r.state));
+    field("outcome", or_dash(r.outcome.as_deref()));
+    field("waiting for", waiting(r).unwrap_or_default());
+    field("wanted", r.wanted.clone());
     if let Some(a) = &r.action {
         let reason = a.reason.as_deref().map_or(String::new(), |t| format!(", {t}"));
-        put("action", clean(&format!("{} {}{reason}", a.name, a.status)));
-        put("", a.error.as_ref().map(failure).unwrap_or_default());
+        field("action", clean(&format!("{} {}{reason}", a.name, a.status)));
+        field("", a.error.as_ref().map(failure).unwrap_or_default());
     }
-    put("health", or_dash(r.health.as_deref()));
-    put("region", or_dash(r.region.as_deref()));
-    put("order", or_dash(r.order_id.as_deref()));
-    put("depends on", r.depends_on.join(", "));
+    field("health", or_dash(r.health.as_deref()));
+    field("region", or_dash(r.region.as_deref()));
+    field("order", or_dash(r.order_id.as_deref()));
+    field("depends on", r.depends_on.join(", "));
     for e in &r.endpoints {
-        put("endpoint", clean(&format!("{}  {}", e.name, e.url)));
+        field("endpoint", clean(&format!("{}  {}", e.name, e.url)));
     }
-    put("created", r.created_at.clone());
-    put("ready", or_dash(r.ready_at.as_deref()));
-    put("terminated", or_dash(r.terminated_at.as_deref()));
-    put("retry of", or_dash(r.retry_of.as_deref()));
-    put("retried as", or_dash(r.retried_as.as_deref()));
-    put("error", r.error.as_ref().map(failure).unwrap_or_default());
+    field("created", r.created_at.clone());
+    field("ready", or_dash(r.ready_at.as_deref()));
+    field("terminated", or_dash(r.terminated_at.as_deref()));
+    field("retry of", or_dash(r.retry_of.as_deref()));
+    field("retried as", or_dash(r.retried_as.as_deref()));
+    field("error", r.error.as_ref().map(failure).unwrap_or_default());
     for owed in &r.cleanup_owed {
         let error = owed.last_error.as_ref().map_or(String::new(), |e| format!("; {}", failure(e)));
         let id = or_dash(owed.provider_id.as_deref());
-        put("clean-up owed", clean(&format!("{} {id} on {} for {}{error}", owed.kind, owed.cluster, seconds(owed.age_seconds))));
+        field(
+            "clean-up owed",
+            clean(&format!("{} {id} on {} for {}{error}", owed.kind, owed.cluster, seconds(owed.age_seconds))),
+        );
     }
     let mut text = t.render();
     if r.steps.iter().any(|s| s.status != "pending") {
-        text += &format!("\n{}", steps(out, &r.steps));
+        put(&mut text, format_args!("\n{}", steps(out, &r.steps)));
     }
     if r.attempts.len() > 1 {
-        text += &format!("\n{}", attempts(out, &r.attempts));
+        put(&mut text, format_args!("\n{}", attempts(out, &r.attempts)));
     }
     text
 }
@@ -201,7 +206,8 @@ pub(crate) fn test_report(out: Out, report: &TestReport) -> String {
 pub(crate) fn clusters(out: Out, items: &[Cluster]) -> String {
     let mut table = Table::new(&["name", "id", "provider", "region", "health", "enabled", "cpu", "memory", "storage", "slots"]);
     for c in items {
-        let provider = if c.simulates.is_null() { c.provider.clone() } else { format!("{} of {}", c.provider, inline(&c.simulates)) };
+        let provider =
+            if c.simulates.is_null() { c.provider.clone() } else { format!("{} of {}", c.provider, inline(&c.simulates)) };
         let name = if c.default { format!("{} (default)", c.name) } else { c.name.clone() };
         let enabled = if c.provisioning_enabled { "yes" } else { "no" };
         table.row(vec![
@@ -231,21 +237,28 @@ fn room(room: Room) -> String {
 pub(crate) fn cluster(out: Out, c: &Cluster) -> String {
     let mut text = clusters(out, std::slice::from_ref(c));
     let mut t = Table::bare();
-    let mut put = |name: &str, value: String| {
+    let mut field = |name: &str, value: String| {
         if !value.is_empty() {
             t.row(vec![out.paint(Colour::Bold, name), value]);
         }
     };
-    put("checked", format!("{}{}", or_dash(c.health.checked_at.as_deref()), c.health.latency_ms.map_or(String::new(), |n| format!(" in {n} ms"))));
-    put("error", c.health.error.as_deref().map(clean).unwrap_or_default());
-    put("breaker", c.breaker.state.clone());
+    field(
+        "checked",
+        format!(
+            "{}{}",
+            or_dash(c.health.checked_at.as_deref()),
+            c.health.latency_ms.map_or(String::new(), |n| format!(" in {n} ms"))
+        ),
+    );
+    field("error", c.health.error.as_deref().map(clean).unwrap_or_default());
+    field("breaker", c.breaker.state.clone());
     for (key, value) in &c.endpoint {
-        put("endpoint", format!("{key} = {}", inline(value)));
+        field("endpoint", format!("{key} = {}", inline(value)));
     }
     for (key, value) in &c.settings {
-        put("setting", format!("{key} = {}", inline(value)));
+        field("setting", format!("{key} = {}", inline(value)));
     }
-    text += &format!("\n{}", t.render());
+    put(&mut text, format_args!("\n{}", t.render()));
     text
 }
 
@@ -260,14 +273,23 @@ pub(crate) fn inventory(out: Out, inventory: &Inventory) -> String {
     }
     for o in &inventory.orphaned {
         let age = o.age_seconds.map_or(String::new(), |a| format!(" ({} old)", seconds(a)));
-        table.row(vec![out.paint(Colour::Red, "orphaned"), o.kind.clone(), clean(&o.provider_id), clean(&format!("{}{age}", o.tag))]);
+        table.row(vec![
+            out.paint(Colour::Red, "orphaned"),
+            o.kind.clone(),
+            clean(&o.provider_id),
+            clean(&format!("{}{age}", o.tag)),
+        ]);
     }
     for id in &inventory.released {
         table.row(vec![out.state("released"), String::new(), clean(id), String::new()]);
     }
     let counts = [inventory.owned.len(), inventory.missing.len(), inventory.orphaned.len(), inventory.released.len()];
     let [owned, missing, orphaned, released] = counts;
-    format!("{}\n{}: {owned} owned, {missing} missing, {orphaned} orphaned, {released} released\n", table.render(), inventory.cluster)
+    format!(
+        "{}\n{}: {owned} owned, {missing} missing, {orphaned} orphaned, {released} released\n",
+        table.render(),
+        inventory.cluster
+    )
 }
 
 /// A list of tenants.
@@ -294,21 +316,21 @@ pub(crate) fn quota(quota: &Quota) -> String {
 /// What would become of a request.
 pub(crate) fn plan(out: Out, name: &str, plan: &Plan) -> String {
     let mut text = format!("{name}: {}\n", if plan.valid { out.state("ok") } else { out.paint(Colour::Red, "would be refused") });
-    let mut put = |line: String| text += &format!("  {}\n", clean(&line));
+    let mut put = |line: String| put(&mut text, format_args!("  {}\n", clean(&line)));
     for e in &plan.errors {
-        put(format!("{}: {} (rule: {})", e.pointer, e.message, e.rule));
+        line(format!("{}: {} (rule: {})", e.pointer, e.message, e.rule));
     }
     for q in plan.quota.iter().filter(|q| !q.ok) {
-        put(format!("quota {}: limit {}, used {}, requested {}", q.name, q.limit.unwrap_or(0), q.used, q.requested));
+        line(format!("quota {}: limit {}, used {}, requested {}", q.name, q.limit.unwrap_or(0), q.used, q.requested));
     }
     if let Some(cluster) = &plan.cluster {
-        put(format!("cluster: {cluster}"));
+        line(format!("cluster: {cluster}"));
     }
     for r in &plan.rejected {
-        put(format!("not {}: {}", r.cluster, r.reason));
+        line(format!("not {}: {}", r.cluster, r.reason));
     }
     for s in &plan.steps {
-        put(format!("{}: {}", s.name, s.operations.join(", ")));
+        line(format!("{}: {}", s.name, s.operations.join(", ")));
     }
     text
 }

@@ -4,11 +4,12 @@
 //! event can delay the end by a few seconds, never miss it. Interrupting leaves the work going.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use provisor_wire::client::Received;
 use provisor_wire::{ClientError, Request};
+use tokio::time::Instant;
 
 use super::Watch;
 use crate::fail::Fail;
@@ -34,7 +35,7 @@ const CALLS: usize = 8;
 /// How long the last events may come after the end.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long the server may be away before waiting is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// One request that is followed.
 struct Followed {
@@ -159,8 +160,11 @@ impl Watcher<'_> {
         let due = self.all.iter().filter(|(_, f)| f.dirty || (everything && !f.verdict.is_over()));
         let ids: Vec<String> = due.map(|(id, _)| id.clone()).collect();
         let client = &self.session.client;
-        let answers: Vec<(String, Result<Request, ClientError>)> =
-            futures::stream::iter(ids).map(|id| async move { (id.clone(), client.request(&id).await) }).buffered(CALLS).collect().await;
+        let answers: Vec<(String, Result<Request, ClientError>)> = futures::stream::iter(ids)
+            .map(|id| async move { (id.clone(), client.request(&id).await) })
+            .buffered(CALLS)
+            .collect()
+            .await;
         for (id, answer) in answers {
             self.take(&id, answer, told)?;
         }

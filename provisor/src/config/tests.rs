@@ -46,7 +46,10 @@ fn the_database_and_the_key_follow_the_data_folder() {
 fn all_faults_of_a_file_come_at_once_with_their_lines() {
     let found = faults_of("[worker]\nlease_secnds = 1\nconcurrency = \"many\"\nshutdown_seconds = -1\n[log]\nformat = \"xml\"\n");
     assert_eq!(found.len(), 4, "{found:?}");
-    assert!(found.iter().any(|f| f.contains("provisor.toml:2") && f.contains("did you mean `worker.lease_seconds`")), "{found:?}");
+    assert!(
+        found.iter().any(|f| f.contains("provisor.toml:2") && f.contains("did you mean `worker.lease_seconds`")),
+        "{found:?}"
+    );
     assert!(found.iter().any(|f| f.contains("provisor.toml:3") && f.contains("must be a number")), "{found:?}");
     assert!(found.iter().any(|f| f.contains("provisor.toml:4") && f.contains("at least 0")), "{found:?}");
     assert!(found.iter().any(|f| f.contains("\"xml\"") && f.contains("text, json")), "{found:?}");

@@ -181,5 +181,9 @@ fn address(text: String) -> Result<Value, Broken> {
 }
 
 fn word(text: String, words: &[&str]) -> Result<Value, Broken> {
-    if words.contains(&text.as_str()) { Ok(Value::Text(text)) } else { broken("enum", format!("must be one of {}", words.join(", "))) }
+    if words.contains(&text.as_str()) {
+        Ok(Value::Text(text))
+    } else {
+        broken("enum", format!("must be one of {}", words.join(", ")))
+    }
 }

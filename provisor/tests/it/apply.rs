@@ -15,9 +15,15 @@ fn a_manifest_is_applied_once_and_then_unchanged() {
     let text = format!("{}requests:\n{}{}", world(""), vps("db", ""), vps("web", ", depends_on: [db]"));
     let first = server.apply(&text, &["--wait", "-o", "json"]).exits(0).json();
     let pair = |n: &str, r: &str| (n.to_owned(), r.to_owned());
-    assert_eq!(results(&first), [pair("acme", "created"), pair("sim-1", "created"), pair("db", "created"), pair("web", "created")]);
+    assert_eq!(
+        results(&first),
+        [pair("acme", "created"), pair("sim-1", "created"), pair("db", "created"), pair("web", "created")]
+    );
     let second = server.apply(&text, &["--wait", "-o", "json"]).exits(0).json();
-    assert_eq!(results(&second), [pair("acme", "unchanged"), pair("sim-1", "unchanged"), pair("db", "unchanged"), pair("web", "unchanged")]);
+    assert_eq!(
+        results(&second),
+        [pair("acme", "unchanged"), pair("sim-1", "unchanged"), pair("db", "unchanged"), pair("web", "unchanged")]
+    );
     assert_eq!(first["items"][3]["id"], second["items"][3]["id"]);
     // A tenant changes, a new request joins and stands on one that is there.
     let more = text.replace("cpu: 8,", "cpu: 9,") + &vps("late", ", depends_on: [db]");

@@ -1,4 +1,5 @@
 //! The real binary as a user runs it: processes, files, exit codes.
+#![allow(clippy::disallowed_methods)] // Real processes take real time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 mod apply;

@@ -21,7 +21,8 @@ fn a_polite_end_is_clean_and_work_goes_on_after_it() {
 #[test]
 fn a_folder_has_one_server_and_a_port_too() {
     let server = Server::start();
-    let second: Done = command(&server.folder.0).args(["serve", "--data", "data", "--listen", "127.0.0.1:0"]).output().unwrap().into();
+    let second: Done =
+        command(&server.folder.0).args(["serve", "--data", "data", "--listen", "127.0.0.1:0"]).output().unwrap().into();
     let second = second.exits(2);
     assert!(second.err.contains(&format!("process {}", server.child.id())), "{second:?}");
     let address = std::fs::read_to_string(server.folder.0.join("data/listen")).unwrap();
@@ -49,7 +50,8 @@ fn a_given_token_is_the_first_administrator() {
     while !folder.0.join("data/listen").exists() && begin.elapsed() < LIMIT {
         std::thread::sleep(Duration::from_millis(20));
     }
-    let done: Done = command(&folder.0).args(["--data", "data", "--token", "pvr_given", "tenant", "list"]).output().unwrap().into();
+    let done: Done =
+        command(&folder.0).args(["--data", "data", "--token", "pvr_given", "tenant", "list"]).output().unwrap().into();
     signal(&child, "INT");
     assert_eq!(ended(&mut child), 0);
     done.exits(0);

@@ -28,7 +28,7 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// How long a call that is never answered is kept before its connection counts as broken. Any caller's own limit is
 /// shorter; this one only bounds what a caller without one leaves behind.
-const SILENCE: Duration = Duration::from_secs(3600);
+const SILENCE: Duration = Duration::from_hours(1);
 
 /// The simulated cloud.
 pub(crate) struct Cloud {
@@ -80,10 +80,10 @@ impl Cloud {
     fn turn(&self, name: &str, ask: &Ask) -> (Turn, Option<oneshot::Receiver<bool>>) {
         let now = (self.clock)();
         let mut clusters = self.lock();
-        if let Ask::Register(registration) = ask {
-            if !clusters.contains_key(name) {
-                clusters.insert(name.to_owned(), Site { cluster: self.found(name, registration), open: BTreeMap::new() });
-            }
+        if let Ask::Register(registration) = ask
+            && !clusters.contains_key(name)
+        {
+            clusters.insert(name.to_owned(), Site { cluster: self.found(name, registration), open: BTreeMap::new() });
         }
         let Some(site) = clusters.get_mut(name) else {
             let failure = Failure::new(Class::Transient, UNKNOWN_CLUSTER, format!("the simulated cloud has no cluster {name:?}"));
@@ -169,11 +169,11 @@ pub(crate) const UNKNOWN_CLUSTER: &str = "unknown_cluster";
 impl CloudPort for Cloud {
     async fn call(&self, cluster: &str, ask: Ask) -> Result<Reply, Failure> {
         let (turn, written) = self.turn(cluster, &ask);
-        if let Some(written) = written {
-            if !written.await.unwrap_or(false) {
-                let class = if turn.creates { Class::Ambiguous } else { Class::Transient };
-                return Err(Failure::new(class, "cloud_memory", "the simulated cloud could not write its memory"));
-            }
+        if let Some(written) = written
+            && !written.await.unwrap_or(false)
+        {
+            let class = if turn.creates { Class::Ambiguous } else { Class::Transient };
+            return Err(Failure::new(class, "cloud_memory", "the simulated cloud could not write its memory"));
         }
         if turn.wait.0 > 0 {
             tokio::time::sleep(turn.wait.to_std()).await;

@@ -103,12 +103,11 @@ impl Connector for Simulation {
             return Err(Failure::new(Class::Permanent, "bad_configuration", "the cluster simulates nothing"));
         }
         let url = spec.endpoint.get("url").and_then(Value::as_str);
-        let (port, registered): (Arc<dyn CloudPort>, bool) = match url {
-            Some(url) => (Arc::new(Remote::new(url, self.client()?)?), false),
-            None => {
-                self.cloud.register(&spec.name, &registration);
-                (Arc::clone(&self.cloud) as Arc<dyn CloudPort>, true)
-            }
+        let (port, registered): (Arc<dyn CloudPort>, bool) = if let Some(url) = url {
+            (Arc::new(Remote::new(url, self.client()?)?), false)
+        } else {
+            self.cloud.register(&spec.name, &registration);
+            (Arc::clone(&self.cloud) as Arc<dyn CloudPort>, true)
         };
         Ok(Arc::new(Simulated::new(&spec.name, registration, port, registered)))
     }

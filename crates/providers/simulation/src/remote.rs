@@ -15,7 +15,7 @@ use crate::port::{Ask, CloudPort, Reply};
 /// Longest time to connect.
 const CONNECT: Duration = Duration::from_secs(5);
 /// Longest time of a call that nobody cuts off.
-const LONGEST: Duration = Duration::from_secs(3600);
+const LONGEST: Duration = Duration::from_hours(1);
 
 /// What travels back.
 #[derive(Debug, Serialize, Deserialize)]

@@ -424,10 +424,10 @@ impl Cluster {
         self.touched.insert(resource.stack());
         self.durable = true;
         self.gone.push_back(resource);
-        if self.gone.len() > GONE_KEPT {
-            if let Some(old) = self.gone.pop_front() {
-                self.save::<Resource>("r", &format!("{:016}", old.number), None);
-            }
+        if self.gone.len() > GONE_KEPT
+            && let Some(old) = self.gone.pop_front()
+        {
+            self.save::<Resource>("r", &format!("{:016}", old.number), None);
         }
         for child in self.children.remove(key).unwrap_or_default() {
             self.remove(&child, at);
@@ -455,10 +455,10 @@ impl Cluster {
     pub(crate) fn note_verdict(&mut self, name: String, good: bool) {
         self.save("v", &name, Some(&good));
         self.verdicts.insert(name, good);
-        if self.verdicts.len() > VERDICTS_KEPT {
-            if let Some((old, _)) = self.verdicts.pop_first() {
-                self.save::<bool>("v", &old, None);
-            }
+        if self.verdicts.len() > VERDICTS_KEPT
+            && let Some((old, _)) = self.verdicts.pop_first()
+        {
+            self.save::<bool>("v", &old, None);
         }
     }
 

@@ -324,7 +324,7 @@ impl Admit {
             let regions = regions(spec, clusters);
             let mut choice = choose(&clusters.candidates, spec, &regions, &[]);
             if choice.cluster.is_none() && !choice.may_wait {
-                return Err(OpError::NoCluster { pointer: self.pointer(index).to_owned(), rejected: choice.rejected });
+                return Err(no_cluster(self.pointer(index), spec, choice.rejected));
             }
             // Why: a cluster that already knows that it can never do it is a refusal, too.
             let mut avoid = Vec::new();
@@ -341,7 +341,7 @@ impl Admit {
                     let mut rejected: Vec<_> = avoid.iter().filter_map(named).collect();
                     let known: BTreeSet<String> = rejected.iter().map(|(n, _)| n.clone()).collect();
                     rejected.extend(choice.rejected.into_iter().filter(|(n, _)| !known.contains(n)));
-                    return Err(OpError::NoCluster { pointer: self.pointer(index).to_owned(), rejected });
+                    return Err(no_cluster(self.pointer(index), spec, rejected));
                 }
             }
             choices.push(choice);
@@ -400,6 +400,25 @@ impl Admit {
         }
         Ok(views.into_iter().flatten().collect())
     }
+}
+
+/// Names the field that stands in the way: the one that the clusters which came furthest failed at.
+fn no_cluster(pointer: &str, spec: &Spec, rejected: Vec<(String, String)>) -> OpError {
+    let any = |word: &str| rejected.iter().any(|(_, reason)| reason.starts_with(word));
+    let (key, rule, value) = if any("too small") {
+        ("size", "max", serde_json::to_value(spec.size).unwrap_or_default())
+    } else if any("is in region") {
+        ("region", "exists", Value::from(spec.region.clone()))
+    } else if any("is ") && spec.provider.is_some() {
+        ("provider", "exists", Value::from(spec.provider.clone()))
+    } else if any("the request is pinned") {
+        ("cluster", "exists", Value::from(spec.cluster.clone()))
+    } else if any("serves no") || rejected.is_empty() {
+        ("kind", "exists", Value::from(spec.kind.name()))
+    } else {
+        ("image", "exists", Value::from(spec.image.clone()))
+    };
+    OpError::NoCluster { pointer: format!("{pointer}/{key}"), rule, value, rejected }
 }
 
 /// The asked region; with fallback the others after it in order of registration.

@@ -37,7 +37,8 @@ fn same(a: &Value, b: &Value) -> bool {
         (Value::Number(x), Value::Number(y)) => x == y || x.as_f64() == y.as_f64(),
         (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(x, y)| same(x, y)),
         (Value::Object(x), Value::Object(y)) => {
-            let covers = |x: &Map<String, Value>, y: &Map<String, Value>| x.iter().all(|(k, v)| same(v, y.get(k).unwrap_or(&Value::Null)));
+            let covers =
+                |x: &Map<String, Value>, y: &Map<String, Value>| x.iter().all(|(k, v)| same(v, y.get(k).unwrap_or(&Value::Null)));
             covers(x, y) && covers(y, x)
         }
         _ => a == b,

@@ -111,7 +111,8 @@ impl Manifest {
         let mut manifest = Self::default();
         if let Some(map) = value.as_object() {
             top_level(map, &mut flaws);
-            manifest.tenants = entries(map, "tenants", &mut flaws, |p, v, _| TenantSpec::check(p, &v).map(|spec| Entry { raw: v, spec }));
+            manifest.tenants =
+                entries(map, "tenants", &mut flaws, |p, v, _| TenantSpec::check(p, &v).map(|spec| Entry { raw: v, spec }));
             manifest.clusters = entries(map, "clusters", &mut flaws, |p, v, f| cluster(p, v, folder, f));
             manifest.requests =
                 entries(map, "requests", &mut flaws, |p, v, _| Spec::check(p, &v, &Unsealed).map(|spec| Entry { raw: v, spec }));
@@ -200,7 +201,8 @@ fn cluster(pointer: &str, mut value: Value, folder: &Path, flaws: &mut Flaws) ->
 }
 
 fn credentials(pointer: &str, map: &mut Map<String, Value>, folder: &Path, flaws: &mut Flaws) {
-    let given = ["credentials", "credentials_env", "credentials_file"].into_iter().filter(|k| map.get(*k).is_some_and(|v| !v.is_null()));
+    let given =
+        ["credentials", "credentials_env", "credentials_file"].into_iter().filter(|k| map.get(*k).is_some_and(|v| !v.is_null()));
     if given.count() > 1 {
         let message = "only one of credentials, credentials_env and credentials_file may be given";
         flaws.add(&format!("{pointer}/credentials"), "unique", &Value::Null, message);

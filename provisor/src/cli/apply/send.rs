@@ -227,7 +227,13 @@ fn in_file(error: ClientError, fresh: &[usize]) -> Fail {
 }
 
 /// Lets the server try out the new requests, where it can: they need their tenants and clusters.
-async fn plan(session: &Session, manifest: &Manifest, fresh: &[usize], specs: &[Value], applied: &mut Applied) -> Result<(), Fail> {
+async fn plan(
+    session: &Session,
+    manifest: &Manifest,
+    fresh: &[usize],
+    specs: &[Value],
+    applied: &mut Applied,
+) -> Result<(), Fail> {
     if specs.is_empty() {
         return Ok(());
     }
@@ -243,7 +249,8 @@ async fn plan(session: &Session, manifest: &Manifest, fresh: &[usize], specs: &[
     let plans = session.client.dry_run_batch(specs).await.map_err(|e| in_file(e, fresh))?;
     for (index, mut plan) in fresh.iter().zip(plans) {
         for fault in &mut plan.errors {
-            let place = fault.pointer.strip_prefix("/requests/").and_then(|r| r.split_once('/')).map(|(_, below)| below.to_owned());
+            let place =
+                fault.pointer.strip_prefix("/requests/").and_then(|r| r.split_once('/')).map(|(_, below)| below.to_owned());
             fault.pointer = place.map_or_else(|| fault.pointer.clone(), |below| format!("/requests/{index}/{below}"));
         }
         let name = manifest.requests.get(*index).map_or_else(String::new, |e| e.spec.name.clone());

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::cli::view;
 use crate::fail::Fail;
-use crate::output::{Colour, Format, Out, clean, seconds};
+use crate::output::{Colour, Format, Out, clean, put, seconds};
 
 /// More requests than this would push each other off the screen.
 const MAX_BARS: usize = 20;
@@ -107,6 +107,7 @@ fn state_line(out: Out, r: &Request) -> String {
     format!("{}  {}  {}{waiting}", crate::output::clock(&now().to_rfc3339()), clean(&r.name), out.state(&r.state))
 }
 
+#[allow(clippy::disallowed_methods)] // The wall clock is what people compare with.
 fn now() -> Timestamp {
     let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
     Timestamp(i64::try_from(micros).unwrap_or(0))
@@ -146,10 +147,10 @@ pub(crate) fn line(out: Out, r: &Request, name_width: usize, now: Timestamp) -> 
     let attempt = r.attempts.iter().rev().find(|a| r.winner.as_deref().map_or(a.state == "running", |w| a.id == w));
     if let Some(attempt) = attempt {
         let number = if attempt.number > 1 { format!("attempt {} ", attempt.number) } else { String::new() };
-        text += &format!("  {number}on {}", attempt.cluster);
+        put(&mut text, format_args!("  {number}on {}", attempt.cluster));
     }
     if let Some(waiting) = view::waiting(r) {
-        text += &format!("  {}", out.paint(Colour::Yellow, &format!("waiting: {waiting}")));
+        put(&mut text, format_args!("  {}", out.paint(Colour::Yellow, &format!("waiting: {waiting}"))));
     }
     let end = r.ready_at.as_deref().or(r.terminated_at.as_deref()).and_then(Timestamp::parse).unwrap_or(now);
     let begin = Timestamp::parse(&r.created_at).unwrap_or(end);

@@ -31,6 +31,7 @@ fn it_is_over_when_what_is_wanted_is_reached_or_cannot_be() {
         (json!({"state": "completed"}), Goal::Wanted, "good"),
         (json!({"state": "failed"}), Goal::Wanted, "going"),
         (json!({"state": "rolled_back", "outcome": "failed"}), Goal::Wanted, "bad"),
+        (json!({"state": "rolled_back", "outcome": "failed", "wanted": "gone"}), Goal::Wanted, "bad"),
         (json!({"state": "rolled_back", "outcome": "deprovisioned", "wanted": "gone"}), Goal::Wanted, "good"),
         (json!({"state": "completed", "wanted": "gone"}), Goal::Wanted, "going"),
         (json!({"state": "completed", "wanted": "suspended", "action": action("suspend", "running")}), Goal::Wanted, "going"),
@@ -63,5 +64,8 @@ fn a_line_shows_steps_attempt_wait_and_time() {
         "waiting_for": {"reason": "retry", "since": "2026-11-21T10:00:03Z", "detail": "in 5 s"}}));
     let now = Timestamp::parse("2026-11-21T10:00:12Z").unwrap();
     let text = show::line(Out { format: Format::Table, quiet: false, colour: false }, &r, 4, now);
-    assert_eq!(text, "db    configuring   ✔allocate ⏸configure ·activate ·verify  attempt 2 on sim-eu-2  waiting: retry (in 5 s)  12.0 s");
+    assert_eq!(
+        text,
+        "db    configuring   ✔allocate ⏸configure ·activate ·verify  attempt 2 on sim-eu-2  waiting: retry (in 5 s)  12.0 s"
+    );
 }

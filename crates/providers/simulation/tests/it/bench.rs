@@ -181,7 +181,7 @@ impl Service {
                 }
                 Progress::Running { made, look_again, .. } => {
                     work.provider_id = made.provider_id.or(work.provider_id);
-                    tokio::time::sleep(look_again.map_or(Duration::from_millis(20), |s| s.to_std())).await;
+                    tokio::time::sleep(look_again.map_or(Duration::from_millis(20), provisor_core::Span::to_std)).await;
                 }
             }
         }
@@ -225,7 +225,7 @@ impl Service {
 
     pub async fn release_all(&self) {
         for row in self.rows.iter().rev() {
-            let end = tokio::time::Instant::now() + Duration::from_secs(60);
+            let end = tokio::time::Instant::now() + Duration::from_mins(1);
             while self.provider.release(&self.held(row)).await.unwrap() != Released::Gone {
                 assert!(tokio::time::Instant::now() < end, "{row:?} is not released");
                 tokio::time::sleep(Duration::from_millis(20)).await;

@@ -52,7 +52,7 @@ async fn every_played_type_passes_under_a_paused_clock() {
     for (simulates, kind) in TYPES {
         let settings = json!({"listeners": false, "latency": {"default": {"lognormal_ms": {"p50": 800, "p99": 9000}}}});
         let mut subject = subject(Simulation::in_memory(clock()), simulates, kind, None, &settings);
-        subject.patience = Duration::from_secs(600);
+        subject.patience = Duration::from_mins(10);
         run(&subject).await.unwrap_or_else(|broken| panic!("{simulates}: {broken}"));
     }
 }

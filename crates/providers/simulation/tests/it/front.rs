@@ -38,7 +38,9 @@ impl Served {
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
-        let answer = reqwest::get(format!("{}{path}", self.url)).await.unwrap();
+        // The client of the simulation has chosen the provider of cryptography by now.
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
+        let answer = client.get(format!("{}{path}", self.url)).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 }

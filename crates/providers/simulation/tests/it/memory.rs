@@ -76,7 +76,7 @@ async fn the_cost_of_an_operation() {
     let in_memory = Simulation::in_memory(clock());
     let on_disk = Simulation::in_process(&folder("cost"), clock()).unwrap();
     for (name, simulation) in [("memory", in_memory), ("disk", on_disk)] {
-        let begun = std::time::Instant::now();
+        let begun = tokio::time::Instant::now();
         let mut tasks = tokio::task::JoinSet::new();
         for seed in 0..2000 {
             let mut service = service(&simulation, "openstack", json!({}), seed);
