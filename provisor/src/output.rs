@@ -58,20 +58,20 @@ impl Out {
     }
 
     /// Prints text as it is.
-    #[allow(clippy::unused_self)]
-    pub(crate) fn raw(&self, text: &str) -> Result<(), Fail> {
+    #[allow(clippy::unused_self)] // The one place that prints, whoever asks.
+    pub(crate) fn raw(self, text: &str) -> Result<(), Fail> {
         let mut stdout = std::io::stdout().lock();
         // Why any error: nothing can be told to a reader who has gone, and `| head` is no failure.
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|_| Fail::Closed)
     }
 
     /// Prints a line.
-    pub(crate) fn line(&self, text: &str) -> Result<(), Fail> {
+    pub(crate) fn line(self, text: &str) -> Result<(), Fail> {
         self.raw(&format!("{text}\n"))
     }
 
     /// A remark beside the result, on standard error; not with `-q`.
-    pub(crate) fn remark(&self, text: &str) {
+    pub(crate) fn remark(self, text: &str) {
         if !self.quiet {
             let mut stderr = std::io::stderr().lock();
             // Why ignored: a remark that nobody can read is no failure.
@@ -80,7 +80,7 @@ impl Out {
     }
 
     /// Prints a value as JSON or YAML, or what `table` makes for people.
-    pub(crate) fn value<T: Serialize>(&self, value: &T, table: impl FnOnce() -> String) -> Result<(), Fail> {
+    pub(crate) fn value<T: Serialize>(self, value: &T, table: impl FnOnce() -> String) -> Result<(), Fail> {
         let unreadable = |e: serde_json::Error| Fail::Unreadable(format!("cannot be shown: {e}"));
         match self.format {
             Format::Table => self.raw(&table()),
@@ -90,7 +90,7 @@ impl Out {
     }
 
     /// Paints a text where colours are on.
-    pub(crate) fn paint(&self, colour: Colour, text: &str) -> String {
+    pub(crate) fn paint(self, colour: Colour, text: &str) -> String {
         if !self.colour || text.is_empty() {
             return text.to_owned();
         }
@@ -105,7 +105,7 @@ impl Out {
     }
 
     /// The colour of a state, a status or a result.
-    pub(crate) fn state(&self, text: &str) -> String {
+    pub(crate) fn state(self, text: &str) -> String {
         let colour = match text {
             "completed" | "succeeded" | "won" | "online" | "created" | "ok" | "ready" => Colour::Green,
             "failed" | "offline" | "missing" | "owed" | "rejected" => Colour::Red,

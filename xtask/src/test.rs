@@ -115,8 +115,13 @@ fn of_stage(binaries: &[Binary], stage: Stage) -> impl Iterator<Item = (&Binary,
 }
 
 fn run_special(binaries: &[Binary], report: &mut Report, stage: Stage, env: &[(String, String)]) -> Done {
+    let mut any = false;
     for (binary, pick) in of_stage(binaries, stage) {
         report.run(binary, pick, env)?;
+        any = true;
+    }
+    if !any {
+        say("   no tests");
     }
     Ok(())
 }

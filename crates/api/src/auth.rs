@@ -7,12 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use axum::http::{header, request::Parts};
 use provisor_core::event::Actor;
 use provisor_store::ops::tokens::{FindToken, TokenView};
+use tokio::time::Instant;
 
 use crate::App;
 use crate::problem::Problem;
@@ -34,7 +35,8 @@ pub fn digest(token: &str) -> String {
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    let digit = |n: u8| char::from_digit(u32::from(n), 16).unwrap_or('0');
+    bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
 }
 
 /// A platform administrator.
@@ -50,19 +52,24 @@ impl FromRequestParts<App> for Admin {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let token = bearer(parts).ok_or_else(|| unauthenticated("The call has no token."))?;
         let hash = digest(token);
-        let found = match app.tokens.get(&hash) {
-            Some(found) => found,
-            None => {
-                let found = app.store().run(FindToken { hash: hash.clone() }).await?;
-                let found = found.ok_or_else(|| unauthenticated("The token is unknown, expired or revoked."))?;
-                app.tokens.keep(hash, found.clone());
-                found
-            }
-        };
+        let found = app.known_token(hash).await?.ok_or_else(|| unauthenticated("The token is unknown, expired or revoked."))?;
         if found.role != PLATFORM_ADMIN {
             return Err(Problem::new("forbidden", format!("The role {} may not do this.", found.role)));
         }
         Ok(Self { actor: Actor { kind: "token".to_owned(), id: found.id.to_string() } })
+    }
+}
+
+impl App {
+    async fn known_token(&self, hash: String) -> Result<Option<TokenView>, Problem> {
+        if let Some(kept) = self.tokens.get(&hash) {
+            return Ok(Some(kept));
+        }
+        let found = self.store().run(FindToken { hash: hash.clone() }).await?;
+        if let Some(view) = &found {
+            self.tokens.keep(hash, view.clone());
+        }
+        Ok(found)
     }
 }
 

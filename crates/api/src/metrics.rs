@@ -21,6 +21,9 @@ pub(crate) const METRICS: &[(&str, &str)] = &[
     ("provisor_streams", "Live streams that are open."),
 ];
 
+/// The dimensions of a cluster; one without a value is left out.
+type Dimensions = [(&'static str, Option<i64>); 4];
+
 struct Page {
     text: String,
 }
@@ -31,7 +34,11 @@ impl Page {
         // Why unwrapped by `_`: writing into a text cannot fail.
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} gauge");
         for (labels, value) in lines {
-            let _ = if labels.is_empty() { writeln!(self.text, "{name} {value}") } else { writeln!(self.text, "{name}{{{labels}}} {value}") };
+            let _ = if labels.is_empty() {
+                writeln!(self.text, "{name} {value}")
+            } else {
+                writeln!(self.text, "{name}{{{labels}}} {value}")
+            };
         }
     }
 }
@@ -45,9 +52,10 @@ fn label(name: &str, value: &str) -> String {
 pub(crate) fn page(numbers: &Numbers, streams: usize) -> String {
     let mut page = Page { text: String::new() };
     let one = |value: i64| [(String::new(), value)];
-    let requests = numbers.requests.iter().map(|(state, kind, count)| {
-        (format!("{},{}", label("state", state.name()), label("kind", kind.name())), *count)
-    });
+    let requests = numbers
+        .requests
+        .iter()
+        .map(|(state, kind, count)| (format!("{},{}", label("state", state.name()), label("kind", kind.name())), *count));
     page.metric("provisor_requests", requests);
     page.metric("provisor_queue_depth", one(numbers.queue_depth));
     page.metric("provisor_in_work", one(numbers.in_work));
@@ -55,7 +63,7 @@ pub(crate) fn page(numbers: &Numbers, streams: usize) -> String {
     page.metric("provisor_open_resources", numbers.open_resources.iter().map(|(state, n)| (label("state", state), *n)));
     page.metric("provisor_log_position", one(numbers.head));
     page.metric("provisor_follower_lag", numbers.readers.iter().map(|r| (label("follower", &r.name), r.behind)));
-    let of_clusters = |value: fn(&ClusterNumbers) -> [(&'static str, Option<i64>); 4]| {
+    let of_clusters = |value: fn(&ClusterNumbers) -> Dimensions| {
         numbers.clusters.iter().flat_map(move |c| {
             let named = move |(dimension, value): (&str, Option<i64>)| {
                 Some((format!("{},{}", label("cluster", &c.name), label("dimension", dimension)), value?))
@@ -71,11 +79,11 @@ pub(crate) fn page(numbers: &Numbers, streams: usize) -> String {
     page.text
 }
 
-fn limits(limit: &Capacity) -> [(&'static str, Option<i64>); 4] {
+fn limits(limit: &Capacity) -> Dimensions {
     [("cpu", limit.cpu), ("memory_gb", limit.memory_gb), ("storage_gb", limit.storage_gb), ("slots", limit.slots)]
 }
 
-fn amounts(held: provisor_core::Amounts, slots: i64) -> [(&'static str, Option<i64>); 4] {
+fn amounts(held: provisor_core::Amounts, slots: i64) -> Dimensions {
     [("cpu", Some(held.cpu)), ("memory_gb", Some(held.memory_gb)), ("storage_gb", Some(held.storage_gb)), ("slots", Some(slots))]
 }
 

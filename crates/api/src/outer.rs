@@ -66,3 +66,36 @@ fn request_id(headers: &HeaderMap) -> String {
     let fits = |id: &&str| !id.is_empty() && id.len() <= REQUEST_ID_LIMIT && id.bytes().all(|b| b.is_ascii_graphic());
     given.filter(fits).map_or_else(chance::word, str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+    use super::*;
+    use axum::Router;
+    use axum::body::{Body, to_bytes};
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    async fn ask(path: &str) -> (StatusCode, serde_json::Value) {
+        let broken = get(|| async { (StatusCode::BAD_GATEWAY, "secret").into_response() });
+        let panics = get(|| async { if true { panic!("secret") } else { StatusCode::OK } });
+        let router = Router::new().route("/panics", panics).route("/broken", broken).layer(axum::middleware::from_fn(finish));
+        let response = router.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+        let status = response.status();
+        let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, serde_json::from_slice(&bytes).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_breaks_inside_shows_nothing_of_it() {
+        for path in ["/panics", "/broken"] {
+            let (status, body) = ask(path).await;
+            assert_eq!(
+                (status, &body["code"], &body["instance"]),
+                (StatusCode::INTERNAL_SERVER_ERROR, &"internal".into(), &path.into())
+            );
+            assert!(!body.to_string().contains("secret"));
+            assert!(body["request_id"].as_str().is_some_and(|id| id.len() == 16));
+        }
+    }
+}

@@ -45,7 +45,7 @@ impl Problem {
     /// Faults of the input.
     pub fn invalid(errors: Vec<Flaw>) -> Self {
         let detail = match errors.as_slice() {
-            [one] => format!("{} {}", place(&one.pointer), one.message),
+            [one] => format!("{}: {}.", place(&one.pointer), one.message),
             many => format!("{} values break a rule; errors names each.", many.len()),
         };
         Self { errors, ..Self::new("invalid_request", detail) }
@@ -186,7 +186,8 @@ impl From<OpError> for Problem {
             OpError::Fenced => Self::unavailable("Somebody else changed it at the same time.", private),
             OpError::Database(_) => Self::unavailable("The store could not be reached; nothing was stored.", private),
             OpError::Unknown(_) => {
-                let detail = "The store's answer was lost: it may be done or not. Repeat it with the same Idempotency-Key, or look.";
+                let detail =
+                    "The store's answer was lost: it may be done or not. Repeat it with the same Idempotency-Key, or look.";
                 Self::unavailable(detail, private)
             }
             OpError::Corrupt(_) => Self::internal(private),
@@ -202,7 +203,7 @@ impl Problem {
     }
 
     fn pointed(code: &str, pointer: String, rule: &str, value: String, message: String) -> Self {
-        let mut problem = Self::new(code, format!("{} {message}.", place(&pointer)));
+        let mut problem = Self::new(code, format!("{}: {message}.", place(&pointer)));
         problem.errors = vec![Flaw { pointer, rule: rule.to_owned(), value: value.into(), message }];
         problem
     }

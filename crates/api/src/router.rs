@@ -20,7 +20,11 @@ use crate::{App, outer};
 /// What the document says besides its routes.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Provisor", description = "An automated provisioning control plane.", license(name = "Apache-2.0", identifier = "Apache-2.0")),
+    info(
+        title = "Provisor",
+        description = "An automated provisioning control plane.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
     components(schemas(WireProblem))
 )]
 struct Document;
@@ -70,10 +74,7 @@ fn collected() -> OpenApiRouter<App> {
 /// The service.
 pub fn router(app: App) -> Router {
     let (router, _) = collected().split_for_parts();
-    router
-        .with_state(app)
-        .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
-        .layer(axum::middleware::from_fn(outer::finish))
+    router.with_state(app).layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES)).layer(axum::middleware::from_fn(outer::finish))
 }
 
 static DOCUMENT: LazyLock<String> = LazyLock::new(document);

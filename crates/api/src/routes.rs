@@ -64,9 +64,25 @@ async fn load_tenant(app: &App, key: &str) -> Result<TenantView, Problem> {
     found.ok_or_else(|| Problem::not_found("tenant"))
 }
 
-/// A tenant as a filter names it; `Some(None)` when there is none such, so that nothing is found.
-async fn tenant_filter(app: &App, key: Option<String>) -> Result<Option<Option<TenantId>>, Problem> {
-    let Some(key) = key else { return Ok(None) };
-    let found = app.store().run(GetTenant { key }).await?;
-    Ok(Some(found.map(|t| t.id)))
+/// Whose things a filter lets through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OfTenant {
+    /// Everybody's.
+    All,
+    /// One tenant's.
+    One(TenantId),
+    /// Of a tenant that is not there: nothing.
+    Nobody,
+}
+
+impl OfTenant {
+    async fn find(app: &App, key: Option<String>) -> Result<Self, Problem> {
+        let Some(key) = key else { return Ok(Self::All) };
+        let found = app.store().run(GetTenant { key }).await?;
+        Ok(found.map_or(Self::Nobody, |t| Self::One(t.id)))
+    }
+
+    fn id(self) -> Option<TenantId> {
+        if let Self::One(id) = self { Some(id) } else { None }
+    }
 }

@@ -78,9 +78,8 @@ pub(crate) fn open(
     position: i64,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>> + use<>>, Problem> {
     let permit = Arc::clone(&app.streams).try_acquire_owned();
-    let permit = permit.map_err(|_| {
-        Problem::new("rate_limited", "Too many live streams are open.").header(header::RETRY_AFTER, "5")
-    })?;
+    let permit =
+        permit.map_err(|_| Problem::new("rate_limited", "Too many live streams are open.").header(header::RETRY_AFTER, "5"))?;
     let reader = Reader {
         app: app.clone(),
         source,
@@ -134,7 +133,8 @@ impl Reader {
                 (entries, false)
             }
             Source::Feed { kinds, tenant } => {
-                let feed = Feed { after: self.position, kinds: kinds.clone(), tenant: *tenant, limit: PAGE, published_only: true };
+                let feed =
+                    Feed { after: self.position, kinds: kinds.clone(), tenant: *tenant, limit: PAGE, published_only: true };
                 let page = self.app.store().run(feed).await?;
                 self.position = page.next;
                 (page.entries, !page.at_head)

@@ -4,6 +4,10 @@
 //! Two families: what the API refuses a call with (`status` is given), and why a request or one of its
 //! operations failed (`status` is `None`; such codes stand in `error.code`). Some words mean both.
 
+mod failures;
+
+use failures::FAILURES;
+
 /// One code and all that is said about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ErrorCode {
@@ -30,16 +34,6 @@ const fn answer(
     remedy: &'static str,
 ) -> ErrorCode {
     ErrorCode { code, title, status: Some(status), retriable, happened, remedy }
-}
-
-const fn failure(
-    code: &'static str,
-    title: &'static str,
-    retriable: bool,
-    happened: &'static str,
-    remedy: &'static str,
-) -> ErrorCode {
-    ErrorCode { code, title, status: None, retriable, happened, remedy }
 }
 
 /// The code of a name.
@@ -81,7 +75,14 @@ const ANSWERS: &[ErrorCode] = &[
         "The call had no token, or one that is unknown, expired or revoked.",
         "Send `Authorization: Bearer pvr_…`. On the server's own machine the first administrator's token is in the file admin-token of its data folder.",
     ),
-    answer(403, "forbidden", "Not allowed", false, "The token is good, but its role may not do this.", "Use a token with the needed role, or ask an administrator."),
+    answer(
+        403,
+        "forbidden",
+        "Not allowed",
+        false,
+        "The token is good, but its role may not do this.",
+        "Use a token with the needed role, or ask an administrator.",
+    ),
     answer(
         404,
         "not_found",
@@ -90,7 +91,14 @@ const ANSWERS: &[ErrorCode] = &[
         "There is no such thing, or it is not visible to this token; or this version has no such path.",
         "Check the id or name, and the path against /api/openapi.json.",
     ),
-    answer(405, "method_not_allowed", "Method not allowed", false, "The path exists, but not with this method.", "Use one of the methods of the Allow header."),
+    answer(
+        405,
+        "method_not_allowed",
+        "Method not allowed",
+        false,
+        "The path exists, but not with this method.",
+        "Use one of the methods of the Allow header.",
+    ),
     answer(
         409,
         "state_conflict",
@@ -124,7 +132,14 @@ const ANSWERS: &[ErrorCode] = &[
         "The version in If-Match is not the present one: somebody else changed it.",
         "Read it again, apply your change to what you find, and send the new etag.",
     ),
-    answer(413, "too_large", "Too large", false, "The body is over 1 MiB, or a batch has over 1,000 requests.", "Send less at once."),
+    answer(
+        413,
+        "too_large",
+        "Too large",
+        false,
+        "The body is over 1 MiB, or a batch has over 1,000 requests.",
+        "Send less at once.",
+    ),
     answer(
         422,
         "invalid_request",
@@ -181,7 +196,14 @@ const ANSWERS: &[ErrorCode] = &[
         "No registered cluster can ever fit the request; the answer has the reason for each. Of a failed request: none could take it any more.",
         "Change kind, provider, region or size, or have an administrator register or enlarge a cluster.",
     ),
-    answer(429, "rate_limited", "Too many at once", true, "There are too many calls or open streams.", "Wait as long as Retry-After says, and close streams that nobody reads."),
+    answer(
+        429,
+        "rate_limited",
+        "Too many at once",
+        true,
+        "There are too many calls or open streams.",
+        "Wait as long as Retry-After says, and close streams that nobody reads.",
+    ),
     answer(
         503,
         "unavailable",
@@ -190,59 +212,6 @@ const ANSWERS: &[ErrorCode] = &[
         "The store or the backend could not be reached in time. Nothing of the call was stored, unless the detail says otherwise.",
         "Try again after a pause. Repeat a POST with the same Idempotency-Key, so that it is done once.",
     ),
-];
-
-/// Why requests and operations fail.
-const FAILURES: &[ErrorCode] = &[
-    failure("action_failed", "The action failed", true, "A suspend or reactivate could not be carried out.", "Look at the operations in the timeline. A suspend is tried again by itself; ask again for a reactivate."),
-    failure("action_without_effect", "The action had no effect", true, "The backend accepted the action but the object did not change.", "It is tried again by itself; if it stays, look at the object at the backend."),
-    failure("answer_lost", "The answer was lost", true, "The connection broke before the backend's answer came; what was asked may have been done.", "Nothing: the object is looked for by its tag before anything is made again."),
-    failure("backend_error", "The backend reports an error", true, "The backend answered with an error of its own.", "It is tried again by itself; the message has the backend's words."),
-    failure("bad_configuration", "The cluster is not set up rightly", false, "A setting of the cluster cannot work.", "Have an administrator correct the cluster's settings."),
-    failure("bad_request", "The backend refuses the request", false, "The backend does not accept what it was asked.", "The message has the backend's words; change the specification or the cluster's settings."),
-    failure("build_failed", "The server could not be built", true, "The backend gave up building the server.", "It is made anew by itself, or elsewhere; if it stays, look at the backend's compute service."),
-    failure("capacity", "No room", true, "The backend has no room for it now.", "Another cluster is tried by itself where the strategy allows; else free or add capacity."),
-    failure("conflict", "The object is busy", true, "The backend is doing something else with the object.", "It is tried again by itself."),
-    failure("credentials_refused", "The backend refuses our credentials", false, "Credentials of the cluster are wrong, expired or locked.", "Have an administrator replace the cluster's credentials (PATCH), then test it."),
-    failure("dependency_failed", "A prerequisite failed", false, "A request that this one depends on ended without completing.", "Retry the prerequisite, then this request."),
-    failure("failed", "It failed", false, "The request failed without a more exact reason.", "Look at its timeline with its operations."),
-    failure("flavor_not_found", "No flavor fits", false, "The backend has no flavor of the size asked for.", "Ask for another size, or have an administrator add a flavor or settings.flavors."),
-    failure("flavor_not_usable", "The flavor does not fit", false, "The flavor does not go with the image or the disk.", "Ask for another size or image."),
-    failure("identity_changed", "Another backend answers", false, "The backend at the cluster's address is not the one where its resources were made.", "Have an administrator point the cluster at the old backend; nothing is believed to be gone until then."),
-    failure("image_not_found", "The image is not there", false, "The backend has no such image.", "Check the image's name, or have an administrator add it to settings.images."),
-    failure("image_not_usable", "The image cannot be used", false, "The image is not active, too large or not readable.", "Use another image."),
-    failure("network_ambiguous", "Several networks have this name", false, "The network of the cluster's settings is not unique.", "Have an administrator name the network by its id."),
-    failure("network_not_found", "The network is not there", false, "The network of the cluster's settings does not exist.", "Have an administrator correct settings.network or settings.external_network."),
-    failure("network_not_reachable", "The network has no way out", false, "The tenant network has no router to the external network.", "Have an administrator connect them."),
-    failure("network_setup_failed", "The network could not be set up", true, "The backend could not connect the server to its network.", "It is tried again by itself; if it stays, look at the backend's network service."),
-    failure("no_address", "It has no address", true, "The server has no address yet.", "It is looked at again by itself."),
-    failure("no_addresses", "No address is left", true, "The backend's network has no free address.", "Release addresses, or have an administrator enlarge the network."),
-    failure("no_endpoint", "The service is missing", false, "The backend's catalogue does not offer a service that is needed.", "Have an administrator check region_name, interface and overrides of the cluster."),
-    failure("no_storage_backend", "No storage takes it", true, "No storage of the backend takes the volume.", "Check size and settings.volume_type; free or add storage."),
-    failure("no_valid_host", "No host takes it", true, "The backend found no host with room for the server.", "Another cluster is tried by itself where the strategy allows; else free or add capacity."),
-    failure("not_allowed", "Our account may not do it", false, "The backend's policy forbids it to the cluster's account.", "Have an administrator give the account the needed role."),
-    failure("not_supported", "The backend cannot do it", false, "The backend does not offer what was asked.", "Use another cluster."),
-    failure("operation_timed_out", "It took too long", true, "An operation passed its deadline. The message says what was seen last.", "It is tried again by itself; where a deadline is too short, raise settings.deadlines of the cluster."),
-    failure("probe_failed", "The probe had no good answer", true, "The service did not answer as it should.", "It is probed again until the deadline; check ports, image and user_data."),
-    failure("probe_not_allowed", "The address may not be probed", false, "The address is in a range that probes may not reach.", "Have an administrator add it to probes.allow_cidrs."),
-    failure("probe_url", "The address cannot be probed", false, "The endpoint is not an address that can be asked.", "Correct the endpoint or the probes of the specification."),
-    failure("queue_timeout", "It waited too long", true, "It was not placed within its queue_timeout_seconds.", "Retry it, or have an administrator add capacity."),
-    failure("refused", "The backend says no", false, "The backend refuses the call.", "The message has the backend's words."),
-    failure("server_locked", "The server is locked", true, "Somebody locked the server at the backend.", "Unlock it there."),
-    failure("service_failed", "The backend fails", true, "The backend answered with an error of its own, or not at all.", "It is tried again by itself; if it stays, look at the backend."),
-    failure("spec_not_servable", "This cluster cannot serve it", false, "The specification asks for something that this cluster does not have.", "Change the specification, or let another cluster take it."),
-    failure("storage_slow", "The volume took too long", true, "The backend gave up waiting for the volume.", "It is tried again by itself; if it stays, look at the backend's storage."),
-    failure("stuck", "Nothing moved", true, "The request made no progress for the stuck limit.", "Look at the timeline for the operation that hangs; retry the request."),
-    failure("superseded", "Something else was asked for", false, "Another action was asked for before this one ended.", "Nothing: the newest wish is pursued."),
-    failure("throttled", "The backend asks us to slow down", true, "The backend's rate limit was reached.", "It waits by itself; have an administrator raise the limit if this happens often."),
-    failure("transient", "A passing error", true, "The backend failed in a way that may pass.", "It is tried again by itself."),
-    failure("unexpected_answer", "An answer that makes no sense", true, "The backend's answer could not be read.", "Check that the cluster's endpoint is the backend itself and not a proxy's page."),
-    failure("unknown_kind", "Unknown kind of resource", false, "The backend adapter does not know this kind of resource.", "This is a fault of Provisor or of its store; report it."),
-    failure("unknown_operation", "Unknown operation", false, "The backend adapter does not know an operation of the plan.", "This is a fault of Provisor; report it."),
-    failure("unreachable", "The backend cannot be reached", true, "No connection to the backend could be made.", "It is tried again by itself; check the cluster's endpoint and the network (POST /api/clusters/NAME/test)."),
-    failure("vanished", "It disappeared", true, "Something that was made is not there any more.", "It is made anew by itself where possible; look for who deletes it at the backend."),
-    failure("volume_attach_failed", "The volume could not be attached", true, "The backend could not attach the volume.", "It is tried again by itself."),
-    failure("volume_failed", "The volume failed", true, "The backend gave up making the volume.", "It is made anew by itself."),
 ];
 
 #[cfg(test)]
@@ -263,10 +232,25 @@ mod tests {
     #[test]
     fn the_contract_s_codes_have_their_status() {
         let contract = [
-            ("invalid_request", 422), ("malformed_body", 400), ("unauthenticated", 401), ("forbidden", 403), ("not_found", 404),
-            ("state_conflict", 409), ("name_taken", 409), ("not_ready", 409), ("in_use", 409), ("idempotency_mismatch", 422),
-            ("quota_exceeded", 422), ("dependency_cycle", 422), ("dependency_unknown", 422), ("dependency_ended", 422),
-            ("precondition_failed", 412), ("too_large", 413), ("rate_limited", 429), ("no_cluster", 422), ("unavailable", 503),
+            ("invalid_request", 422),
+            ("malformed_body", 400),
+            ("unauthenticated", 401),
+            ("forbidden", 403),
+            ("not_found", 404),
+            ("state_conflict", 409),
+            ("name_taken", 409),
+            ("not_ready", 409),
+            ("in_use", 409),
+            ("idempotency_mismatch", 422),
+            ("quota_exceeded", 422),
+            ("dependency_cycle", 422),
+            ("dependency_unknown", 422),
+            ("dependency_ended", 422),
+            ("precondition_failed", 412),
+            ("too_large", 413),
+            ("rate_limited", 429),
+            ("no_cluster", 422),
+            ("unavailable", 503),
         ];
         for (code, status) in contract {
             assert_eq!(find(code).and_then(|c| c.status), Some(status), "{code}");

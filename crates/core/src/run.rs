@@ -468,6 +468,22 @@ impl Run {
         won.filter(|_| self.state != State::RolledBack).map_or(Vec::new(), |a| a.endpoints.clone())
     }
 
+    /// What it waits for now: by name, or for the next try of all that its leading attempt has to do.
+    pub fn waits_for(&self) -> Option<Waiting> {
+        if self.waiting.is_some() || !self.state.is_working() {
+            return self.waiting.clone();
+        }
+        let attempt = self.leading()?;
+        let open = attempt.operations_of(attempt.current_step()).filter(|o| o.status != OperationStatus::Succeeded);
+        let waiting: Vec<&Operation> = open.clone().filter(|o| o.status == OperationStatus::Waiting).collect();
+        if waiting.is_empty() || open.clone().any(|o| o.status == OperationStatus::Running) {
+            return None;
+        }
+        let last = waiting.iter().filter_map(|o| o.tries.last()).filter(|t| t.finished_at.is_some()).max_by_key(|t| t.finished_at)?;
+        let detail = last.error.as_ref().map(|e| format!("{}: {}", e.operation.as_deref().unwrap_or_default(), e.message));
+        Some(Waiting { reason: "retry".to_owned(), since: last.finished_at?, detail })
+    }
+
     /// Whether it counts against its tenant's concurrency (H19).
     pub fn is_in_work(&self) -> bool {
         self.state.is_working() && self.waiting.as_ref().is_none_or(|w| w.reason != "manual_input")
@@ -529,6 +545,21 @@ impl Attempt {
     pub fn current_step(&self) -> Step {
         let open = self.steps.iter().find(|s| s.status != StepStatus::Succeeded);
         open.map_or(Step::Verify, |s| s.step)
+    }
+
+    /// The operations of a step.
+    pub fn operations_of(&self, step: Step) -> impl Iterator<Item = &Operation> + Clone {
+        self.operations.iter().filter(move |o| o.planned.step == step)
+    }
+
+    /// How a step stands: a running one in which everything open waits is waiting.
+    pub fn status_of(&self, step: &StepRun) -> StepStatus {
+        let mut open = self.operations_of(step.step).filter(|o| o.status != OperationStatus::Succeeded).peekable();
+        let idle = |o: &Operation| matches!(o.status, OperationStatus::Waiting | OperationStatus::Pending);
+        if step.status == StepStatus::Running && open.peek().is_some() && open.all(idle) {
+            return StepStatus::Waiting;
+        }
+        step.status
     }
 
     /// Retries of all operations of a step (H10).

@@ -159,7 +159,10 @@ fn lifecycle(run: &Run, fact: &Fact<'_>, items: &mut Vec<Item>) {
             if event.outcome == Some(Outcome::Cancelled) {
                 add("cancelled", why);
             }
-            add("termination_started", json!({"outcome": event.outcome, "reason": detail(event, "reason"), "actor": event.actor}));
+            add(
+                "termination_started",
+                json!({"outcome": event.outcome, "reason": detail(event, "reason"), "actor": event.actor}),
+            );
         }
         EventKind::RolledBack | EventKind::Deprovisioned => {
             add("terminated", json!({"outcome": event.outcome, "refund": event.refund}));
@@ -186,7 +189,8 @@ fn step_finished(run: &Run, event: &Event) -> Value {
 fn ready(run: &Run) -> Value {
     let winner = run.winner.and_then(|w| run.attempts.iter().find(|a| a.id == w));
     let summary = winner.map(|attempt| {
-        let passed = attempt.operations.iter().filter(|o| o.planned.step == Step::Verify && o.status == OperationStatus::Succeeded);
+        let passed =
+            attempt.operations.iter().filter(|o| o.planned.step == Step::Verify && o.status == OperationStatus::Succeeded);
         let names: Vec<String> = passed.map(title).collect();
         let checks = if names.is_empty() { "nothing to verify".to_owned() } else { format!("verified by {}", names.join(", ")) };
         format!("{checks}; on {} by attempt {}", attempt.cluster_name, attempt.number)
@@ -231,7 +235,11 @@ fn all_operations(run: &Run, log: &[Fact<'_>]) -> Vec<Item> {
     let mut add = |operation: &Operation, attempt: Option<AttemptId>, action: Option<&str>| {
         let Some(first) = operation.tries.first() else { return };
         known.insert((attempt, operation.planned.name.clone(), operation.planned.item.clone(), Some(first.started_at)));
-        items.push(Item { event: "operation", at: first.started_at, metadata: object(operation_value(operation, attempt, action)) });
+        items.push(Item {
+            event: "operation",
+            at: first.started_at,
+            metadata: object(operation_value(operation, attempt, action)),
+        });
     };
     for attempt in &run.attempts {
         attempt.operations.iter().for_each(|o| add(o, Some(attempt.id), None));

@@ -101,6 +101,14 @@ async fn perform(line: &Line, bound: &Bound, call: &Call, mut work: Work) -> Rep
     if call.first_after > Span::ZERO && !line.pause(call.first_after, call.deadline).await {
         return Reply::Dropped;
     }
+    if call.send_by.is_some() {
+        // H4: what is made is known by the backend that it is made on, so the backend is asked first.
+        match tokio::time::timeout(line.limit(call), bound.identity()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(failure)) => return Reply::Failed(failure),
+            Err(_) => return Reply::Failed(Failure::new(Class::Transient, "backend_silent", "the backend does not say who it is")),
+        }
+    }
     if call.send_by.is_some_and(|by| line.store.now() > by) {
         // H5: too late to send; it was not sent, so this is no doubt.
         return Reply::Failed(Failure::new(Class::Transient, "not_sent_in_time", "the call could not be sent within its lease"));

@@ -22,10 +22,14 @@ pub struct Bound {
 }
 
 impl Bound {
+    /// Who the backend is, where it was asked.
+    pub fn known_identity(&self) -> Option<String> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Who the backend is (H4), asked once.
     pub async fn identity(&self) -> Result<String, Failure> {
-        let known = self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(known) = known {
+        if let Some(known) = self.known_identity() {
             return Ok(known);
         }
         let identity = self.provider.identity().await?;

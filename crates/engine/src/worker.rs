@@ -23,6 +23,7 @@ use tracing::{debug, warn};
 
 use crate::Engine;
 use crate::call::{self, Line};
+use crate::registry::Bound;
 
 /// Requests claimed in one transaction.
 const CLAIM_AT_MOST: usize = 64;
@@ -98,7 +99,7 @@ fn spawn(engine: &Arc<Engine>, holds: &Holds, drives: &mut JoinSet<()>, stop: &C
         poke,
         in_flight: BTreeMap::new(),
         wake_at: claimed.wake_at,
-        identities: BTreeMap::new(),
+        bound: BTreeMap::new(),
     };
     let holds = Arc::clone(holds);
     drives.spawn(async move {
@@ -149,7 +150,7 @@ struct Drive {
     poke: Arc<Notify>,
     in_flight: BTreeMap<CallKey, CancellationToken>,
     wake_at: Timestamp,
-    identities: BTreeMap<ClusterId, String>,
+    bound: BTreeMap<ClusterId, Arc<Bound>>,
 }
 
 type Calls = FuturesUnordered<std::pin::Pin<Box<dyn Future<Output = Answer> + Send>>>;
@@ -165,7 +166,7 @@ impl Drive {
     async fn run(mut self, calls: Vec<Call>) {
         let (sender, mut progress) = mpsc::channel(64);
         let mut running: Calls = FuturesUnordered::new();
-        self.begin(calls, &mut running, &sender).await;
+        self.begin(calls, &mut running, &sender);
         loop {
             match self.wait(&mut running, &mut progress).await {
                 Woken::Stop => return self.wind_up(running, progress).await,
@@ -183,16 +184,14 @@ impl Drive {
         }
     }
 
-    async fn begin(&mut self, calls: Vec<Call>, running: &mut Calls, sender: &mpsc::Sender<Answer>) {
+    fn begin(&mut self, calls: Vec<Call>, running: &mut Calls, sender: &mpsc::Sender<Answer>) {
         for call in calls {
             let bound = self.engine.registry.get(call.cluster);
             let drop = CancellationToken::new();
             self.in_flight.insert(call.key.clone(), drop.clone());
             let line = Line { store: self.engine.store.clone(), drop, progress: sender.clone() };
-            if let (Ok(bound), false) = (&bound, self.identities.contains_key(&call.cluster)) {
-                if let Ok(Ok(identity)) = tokio::time::timeout(Duration::from_secs(5), bound.identity()).await {
-                    self.identities.insert(call.cluster, identity);
-                }
+            if let Ok(bound) = &bound {
+                self.bound.entry(call.cluster).or_insert_with(|| Arc::clone(bound));
             }
             running.push(Box::pin(call::make(line, bound, call)));
         }
@@ -236,7 +235,7 @@ impl Drive {
         if settled.released {
             return false;
         }
-        self.begin(settled.calls, running, sender).await;
+        self.begin(settled.calls, running, sender);
         true
     }
 
@@ -259,7 +258,7 @@ impl Drive {
                 answers: answers.clone(),
                 in_flight: !self.in_flight.is_empty(),
                 closing,
-                identities: self.identities.iter().map(|(c, i)| (*c, i.clone())).collect(),
+                identities: self.bound.iter().filter_map(|(c, b)| Some((*c, b.known_identity()?))).collect(),
                 context: Arc::clone(&self.engine.context),
             };
             match self.engine.store.run(settle).await {

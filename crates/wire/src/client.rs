@@ -24,7 +24,7 @@ const TRIES: u32 = 4;
 /// The first pause between two tries; it doubles.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Longest time of one call.
-const CALL_LIMIT: Duration = Duration::from_secs(60);
+const CALL_LIMIT: Duration = Duration::from_mins(1);
 /// Longest answer that is read.
 const ANSWER_LIMIT_BYTES: usize = 64 * 1024 * 1024;
 
@@ -74,7 +74,7 @@ pub struct Client {
 /// What a list of requests is narrowed to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestFilter {
-    /// Only these states, divided by commas.
+    /// Only in this state.
     pub state: Option<String>,
     /// Only this kind.
     pub kind: Option<String>,

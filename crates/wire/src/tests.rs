@@ -51,8 +51,12 @@ fn other_shapes_survive() {
         "timeline": [{"event": "ready", "timestamp": "2026-01-01T00:00:00Z", "metadata": {"provisioning_duration_seconds": 4.2}}],
         "summary": {"provisioning_duration_seconds": 4.2, "wait_seconds": 0.5, "total_lifetime_hours": 0.1}}));
     round::<Items<Attempt>>(&json!({"items": [attempt()]}));
-    round::<Quota>(&json!({"dimensions": [{"name": "cpu", "limit": 200, "used": 4}, {"name": "requests.vps", "limit": null, "used": 1}]}));
-    round::<TestReport>(&json!({"ok": true, "latency_ms": 12, "checks": [{"name": "url", "ok": true, "latency_ms": 12, "error": null}]}));
+    round::<Quota>(
+        &json!({"dimensions": [{"name": "cpu", "limit": 200, "used": 4}, {"name": "requests.vps", "limit": null, "used": 1}]}),
+    );
+    round::<TestReport>(
+        &json!({"ok": true, "latency_ms": 12, "checks": [{"name": "url", "ok": true, "latency_ms": 12, "error": null}]}),
+    );
     round::<Inventory>(&json!({"cluster": "c", "at": "2026-01-01T00:00:00Z",
         "owned": [{"resource": "res_1", "provider_id": "x", "kind": "server"}], "missing": [],
         "orphaned": [{"provider_id": "y", "kind": "server", "tag": "pvr-a-b", "age_seconds": null}], "released": ["y"]}));

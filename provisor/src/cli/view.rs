@@ -316,7 +316,7 @@ pub(crate) fn quota(quota: &Quota) -> String {
 /// What would become of a request.
 pub(crate) fn plan(out: Out, name: &str, plan: &Plan) -> String {
     let mut text = format!("{name}: {}\n", if plan.valid { out.state("ok") } else { out.paint(Colour::Red, "would be refused") });
-    let mut put = |line: String| put(&mut text, format_args!("  {}\n", clean(&line)));
+    let mut line = |line: String| put(&mut text, format_args!("  {}\n", clean(&line)));
     for e in &plan.errors {
         line(format!("{}: {} (rule: {})", e.pointer, e.message, e.rule));
     }

@@ -128,6 +128,7 @@ impl Watcher<'_> {
                         self.session.out.remark(&format!("no live events ({why}); asking instead"));
                     }
                     self.refresh(feed.broken().is_none()).await?;
+                    self.show.tick(self.all.values().map(|f| &f.request));
                 }
             }
         }

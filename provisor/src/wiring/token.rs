@@ -57,7 +57,8 @@ pub(super) async fn first(settings: &Settings, store: &Store) -> Result<(), Fail
 fn fresh() -> Result<String, Fail> {
     let mut bytes = [0_u8; TOKEN_BYTES];
     SystemRandom::new().fill(&mut bytes).map_err(|_| Fail::Usage("the system gives no random numbers".to_owned()))?;
-    Ok(format!("{PREFIX}{}", bytes.iter().map(|b| format!("{b:02x}")).collect::<String>()))
+    let digits: Vec<String> = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    Ok(format!("{PREFIX}{}", digits.concat()))
 }
 
 /// Writes a file that only its owner can read, whole or not at all.

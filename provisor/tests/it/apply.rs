@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::house::{Server, vps, world};
+use crate::house::{Done, Server, command, vps, world};
 
 fn results(value: &serde_json::Value) -> Vec<(String, String)> {
     let items = value["items"].as_array().unwrap();
@@ -32,6 +32,42 @@ fn a_manifest_is_applied_once_and_then_unchanged() {
     assert_eq!(results(&third)[4], pair("late", "created"));
     let late = server.run(&["get", "late", "-o", "json"]).exits(0).json();
     assert_eq!(late["depends_on"], json!([first["items"][2]["id"]]));
+}
+
+#[test]
+fn credentials_come_from_outside() {
+    let server = Server::start();
+    let text = "clusters:\n- name: os-1\n  provider: openstack\n  region: r\n  endpoint: {auth_url: \"http://127.0.0.1:1/v3\"}\n  credentials_env: OS_SECRET\n  settings: {network: n}\n";
+    server.folder.write("manifest.yaml", text);
+    let apply = |password: &str| -> Done {
+        let secret = format!("{{username: u, password: {password}, project_name: p}}");
+        let mut apply = command(&server.folder.0);
+        apply.args(["--data", "data", "apply", "-f", "manifest.yaml", "-o", "json"]).env("OS_SECRET", secret);
+        apply.output().unwrap().into()
+    };
+    for (password, result) in [("hunter2", "created"), ("hunter3", "changed")] {
+        assert_eq!(results(&apply(password).exits(0).json())[0].1, result);
+    }
+    assert!(!server.log().contains("hunter"));
+    let done = server.run(&["apply", "-f", "manifest.yaml"]).exits(3);
+    assert!(done.err.contains("/clusters/0/credentials_env"), "{done:?}");
+}
+
+#[test]
+fn a_thousand_requests_are_one_batch() {
+    let server = Server::start();
+    let many: Vec<String> = (0..1000).map(|i| format!("- {{name: m-{i}, tenant: acme, kind: managed, product: p}}\n")).collect();
+    let done = server.apply(&format!("{}requests:\n{}", world(""), many.concat()), &["-o", "json"]);
+    // No cluster of this version serves managed requests: all are refused, and none is kept.
+    assert!(done.exits(3).err.contains("no_cluster"));
+    let many: Vec<String> = (0..1001).map(|i| vps(&format!("m-{i}"), "")).collect();
+    let done = server.apply(&format!("requests:\n{}", many.concat()), &[]).exits(3);
+    assert!(done.err.contains("at most 1000 entries"), "{done:?}");
+    let text = world("").replace("quota: {cpu: 8, memory_gb: 32, storage_gb: 400}", "quota: {}");
+    let done = server.apply(&format!("{text}requests:\n{}", many[..1000].concat()), &["-o", "json"]).exits(0).json();
+    assert_eq!(done["items"].as_array().map(Vec::len), Some(1002));
+    let listed = server.run(&["list", "--limit", "5000", "-o", "json"]).exits(0).json();
+    assert_eq!(listed["items"].as_array().map(Vec::len), Some(1000));
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn a_request_is_made_shown_stopped_started_and_released() {
 #[test]
 fn watching_tells_one_event_a_line_and_how_it_ended() {
     let server = Server::start();
-    let bad = r#", faults: [{operation: create_server, kind: permanent, request_name: bad}, {operation: create_server, kind: hang, request_name: slow}]"#;
+    let bad = ", faults: [{operation: create_server, kind: permanent, request_name: bad}, {operation: create_server, kind: hang, request_name: slow}]";
     let text =
         format!("{}requests:\n{}{}{}", world(bad), vps("good", ""), vps("bad", ", strategy: {type: single}"), vps("slow", ""));
     server.apply(&text, &[]).exits(0);

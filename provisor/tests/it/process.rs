@@ -19,6 +19,23 @@ fn a_polite_end_is_clean_and_work_goes_on_after_it() {
 }
 
 #[test]
+fn a_second_signal_ends_it_at_once() {
+    let mut server = Server::start();
+    let hang = ", faults: [{operation: create_server, kind: hang}]";
+    server.apply(&format!("{}requests:\n{}", world(hang), vps("db", "")), &[]).exits(0);
+    server.run(&["watch", "db", "--timeout", "1"]).exits(6);
+    server.signal("TERM");
+    let begin = Instant::now();
+    while !server.log().contains("shutting down") {
+        assert!(begin.elapsed() < LIMIT, "{}", server.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    server.signal("TERM");
+    assert_eq!(server.ended(), 1);
+    assert!(begin.elapsed() < Duration::from_secs(20), "{}", server.log());
+}
+
+#[test]
 fn a_folder_has_one_server_and_a_port_too() {
     let server = Server::start();
     let second: Done =

@@ -109,7 +109,12 @@ pub(crate) async fn delete(_: Admin, AppState(app): AppState<App>, Path(id): Pat
 /// Tests its connectivity now: success or failure, latency, what exactly failed.
 #[utoipa::path(post, path = "/api/clusters/{id}/test", tag = "clusters", params(("id" = String, Path, description = "Id or name.")),
     responses((status = 200, body = TestReport)))]
-pub(crate) async fn test(_: Admin, AppState(app): AppState<App>, Path(id): Path<String>, OptionalBody(_body): OptionalBody) -> Answer {
+pub(crate) async fn test(
+    _: Admin,
+    AppState(app): AppState<App>,
+    Path(id): Path<String>,
+    OptionalBody(_body): OptionalBody,
+) -> Answer {
     let report = app.backend.test_cluster(&id).await?;
     let checks: Vec<Check> = report.checks.into_iter().map(check).collect();
     Ok(Json(TestReport { ok: report.ok, latency_ms: report.latency_ms, checks }).into_response())

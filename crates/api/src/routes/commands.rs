@@ -41,7 +41,12 @@ async fn ask(app: &App, admin: Admin, id: &str, command: Command) -> Answer {
 /// Takes it back before it is completed.
 #[utoipa::path(post, path = "/api/requests/{id}/cancel", tag = "requests", params(("id" = String, Path, description = "`req_…`")),
     request_body = Reason, responses((status = 202, body = Request)))]
-pub(crate) async fn cancel(admin: Admin, AppState(app): AppState<App>, Path(id): Path<String>, OptionalBody(body): OptionalBody) -> Answer {
+pub(crate) async fn cancel(
+    admin: Admin,
+    AppState(app): AppState<App>,
+    Path(id): Path<String>,
+    OptionalBody(body): OptionalBody,
+) -> Answer {
     let (reason, _) = reason(&body, false)?;
     ask(&app, admin, &id, Command::Cancel { reason }).await
 }
@@ -49,7 +54,12 @@ pub(crate) async fn cancel(admin: Admin, AppState(app): AppState<App>, Path(id):
 /// Stops the service and keeps everything.
 #[utoipa::path(post, path = "/api/requests/{id}/suspend", tag = "requests", params(("id" = String, Path, description = "`req_…`")),
     request_body = Reason, responses((status = 202, body = Request)))]
-pub(crate) async fn suspend(admin: Admin, AppState(app): AppState<App>, Path(id): Path<String>, OptionalBody(body): OptionalBody) -> Answer {
+pub(crate) async fn suspend(
+    admin: Admin,
+    AppState(app): AppState<App>,
+    Path(id): Path<String>,
+    OptionalBody(body): OptionalBody,
+) -> Answer {
     let (reason, _) = reason(&body, false)?;
     ask(&app, admin, &id, Command::Suspend { reason }).await
 }
@@ -57,7 +67,12 @@ pub(crate) async fn suspend(admin: Admin, AppState(app): AppState<App>, Path(id)
 /// Starts the service again.
 #[utoipa::path(post, path = "/api/requests/{id}/reactivate", tag = "requests", params(("id" = String, Path, description = "`req_…`")),
     request_body = Reason, responses((status = 202, body = Request)))]
-pub(crate) async fn reactivate(admin: Admin, AppState(app): AppState<App>, Path(id): Path<String>, OptionalBody(body): OptionalBody) -> Answer {
+pub(crate) async fn reactivate(
+    admin: Admin,
+    AppState(app): AppState<App>,
+    Path(id): Path<String>,
+    OptionalBody(body): OptionalBody,
+) -> Answer {
     let (reason, _) = reason(&body, false)?;
     ask(&app, admin, &id, Command::Reactivate { reason }).await
 }
@@ -78,7 +93,12 @@ pub(crate) async fn deprovision(
 /// Asks for the same again, after it was rolled back: 202 and the new request.
 #[utoipa::path(post, path = "/api/requests/{id}/retry", tag = "requests", params(("id" = String, Path, description = "`req_…`")),
     request_body = RetryOrder, responses((status = 202, body = Request, headers(("Location" = String)))))]
-pub(crate) async fn retry(admin: Admin, AppState(app): AppState<App>, Path(id): Path<String>, OptionalBody(body): OptionalBody) -> Answer {
+pub(crate) async fn retry(
+    admin: Admin,
+    AppState(app): AppState<App>,
+    Path(id): Path<String>,
+    OptionalBody(body): OptionalBody,
+) -> Answer {
     let mut flaws = Flaws::default();
     let mut o = Object::new("", &body, &mut flaws);
     let order_id = o.text("order_id", 255, &mut flaws);
@@ -159,7 +179,12 @@ fn resource(pointer: &str, value: &Value, flaws: &mut Flaws) -> Option<ResourceI
 /// Probes the service now.
 #[utoipa::path(post, path = "/api/requests/{id}/check-status", tag = "requests", params(("id" = String, Path, description = "`req_…`")),
     responses((status = 200, body = CheckStatus)))]
-pub(crate) async fn check_status(_: Admin, AppState(app): AppState<App>, Path(id): Path<String>, OptionalBody(_body): OptionalBody) -> Answer {
+pub(crate) async fn check_status(
+    _: Admin,
+    AppState(app): AppState<App>,
+    Path(id): Path<String>,
+    OptionalBody(_body): OptionalBody,
+) -> Answer {
     check_status_of(&app, &id).await
 }
 

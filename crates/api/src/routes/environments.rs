@@ -1,10 +1,10 @@
 //! The same objects under their other name: requests of kind `environment`. The timeline is there for any
 //! kind.
 
+use axum::Json;
 use axum::extract::{Path, State as AppState};
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
-use axum::Json;
 use provisor_core::Kind;
 use provisor_store::ops::requests::RequestView;
 use provisor_wire::parts::{Items, Page};
@@ -85,7 +85,12 @@ pub(crate) async fn events(
 /// Probes it now.
 #[utoipa::path(post, path = "/api/environments/{id}/check-status", tag = "environments", params(("id" = String, Path, description = "`req_…`")),
     responses((status = 200, body = CheckStatus)))]
-pub(crate) async fn check_status(_: Admin, AppState(app): AppState<App>, Path(id): Path<String>, OptionalBody(_body): OptionalBody) -> Answer {
+pub(crate) async fn check_status(
+    _: Admin,
+    AppState(app): AppState<App>,
+    Path(id): Path<String>,
+    OptionalBody(_body): OptionalBody,
+) -> Answer {
     load(&app, &id).await?;
     super::commands::check_status_of(&app, &id).await
 }

@@ -4,13 +4,12 @@ use axum::Json;
 use axum::extract::State as AppState;
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
-use provisor_core::TenantId;
 use provisor_core::event::EventKind;
 use provisor_store::ops::log::{Feed, Head};
 use provisor_wire::event::CloudEvent;
 use provisor_wire::parts::Page;
 
-use super::{Answer, tenant_filter};
+use super::{Answer, OfTenant};
 use crate::App;
 use crate::auth::Admin;
 use crate::input::Params;
@@ -24,7 +23,7 @@ const LOOKS: u32 = 50;
 struct Filter {
     after: Option<i64>,
     kinds: Vec<EventKind>,
-    tenant: Option<Option<TenantId>>,
+    tenant: OfTenant,
 }
 
 /// Published kinds of a filter: names and families (`provisioning.*`), divided by commas.
@@ -46,7 +45,7 @@ fn kinds(params: &mut Params) -> Vec<EventKind> {
 async fn filter(app: &App, params: &mut Params) -> Result<Filter, Problem> {
     let after = params.parsed("after", "a cursor of this feed", |t| t.parse::<i64>().ok().filter(|p| *p >= 0));
     let kinds = kinds(params);
-    let tenant = tenant_filter(app, params.text("tenant")).await?;
+    let tenant = OfTenant::find(app, params.text("tenant")).await?;
     Ok(Filter { after, kinds, tenant })
 }
 
@@ -62,13 +61,13 @@ pub(crate) async fn feed(_: Admin, AppState(app): AppState<App>, mut params: Par
     params.finish()?;
     let mut position = filter.after.unwrap_or(0);
     let mut items: Vec<CloudEvent> = Vec::new();
-    if filter.tenant != Some(None) {
+    if filter.tenant != OfTenant::Nobody {
         for _ in 0..LOOKS {
             let rest = limit.saturating_sub(i64::try_from(items.len()).unwrap_or(i64::MAX));
             if rest <= 0 {
                 break;
             }
-            let tenant = filter.tenant.flatten();
+            let tenant = filter.tenant.id();
             let feed = Feed { after: position, kinds: filter.kinds.clone(), tenant, limit: rest, published_only: true };
             let page = app.store().run(feed).await?;
             position = page.next;
@@ -89,14 +88,13 @@ pub(crate) async fn feed(_: Admin, AppState(app): AppState<App>, mut params: Par
 pub(crate) async fn stream(_: Admin, AppState(app): AppState<App>, mut params: Params, headers: HeaderMap) -> Answer {
     let filter = filter(&app, &mut params).await?;
     params.finish()?;
-    let tenant = match filter.tenant {
-        Some(None) => return Err(Problem::not_found("tenant")),
-        tenant => tenant.flatten(),
-    };
+    if filter.tenant == OfTenant::Nobody {
+        return Err(Problem::not_found("tenant"));
+    }
     let position = match sse::last_event_id(&headers)?.or(filter.after) {
         Some(position) => position,
         None => app.store().run(Head).await?,
     };
-    let stream = sse::open(&app, Source::Feed { kinds: filter.kinds, tenant }, position)?;
+    let stream = sse::open(&app, Source::Feed { kinds: filter.kinds, tenant: filter.tenant.id() }, position)?;
     Ok(stream.into_response())
 }

@@ -37,7 +37,8 @@ pub(crate) async fn ready(AppState(app): AppState<App>) -> Answer {
     responses((status = 200, content_type = "text/html", body = String)))]
 pub(crate) async fn error_page(Path(code): Path<String>) -> Answer {
     let code = error_code::find(&code).ok_or_else(|| Problem::not_found("error code"))?;
-    let status = code.status.map_or_else(|| "It stands in a request's <code>error</code>.".to_owned(), |s| format!("HTTP status {s}."));
+    let status =
+        code.status.map_or_else(|| "It stands in a request's <code>error</code>.".to_owned(), |s| format!("HTTP status {s}."));
     let again = if code.retriable { "The same may succeed later." } else { "The same will not succeed without a change." };
     let page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>{title} – Provisor</title></head>\n<body>\n\

@@ -18,7 +18,7 @@ use provisor_wire::request::{Attempt, Batch, Request, Resource};
 use provisor_wire::timeline::Timeline;
 use serde_json::Value;
 
-use super::{Answer, accepted, load_request, tenant_filter, with_etag};
+use super::{Answer, OfTenant, accepted, load_request, with_etag};
 use crate::App;
 use crate::auth::Admin;
 use crate::input::{Body, Params, fingerprint, idempotency_key};
@@ -204,12 +204,12 @@ pub(super) async fn list_of(app: &App, mut params: Params, kind: Option<Kind>) -
     let cursor = params.parsed("cursor", "a cursor of this list", |t| t.parse::<RequestId>().ok());
     let limit = params.limit();
     params.finish()?;
-    let page = match tenant_filter(app, tenant).await? {
-        Some(None) => RequestPage { items: Vec::new(), next: None },
-        tenant => {
-            let list = ListRequests { state, kind, tenant: tenant.flatten(), label, name, cursor, limit, scope: None };
-            app.store().run(list).await?
-        }
+    let of = OfTenant::find(app, tenant).await?;
+    let page = if of == OfTenant::Nobody {
+        RequestPage { items: Vec::new(), next: None }
+    } else {
+        let list = ListRequests { state, kind, tenant: of.id(), label, name, cursor, limit, scope: None };
+        app.store().run(list).await?
     };
     let now = app.store().now();
     let items: Vec<Request> = page.items.iter().map(|v| show::request::request(v, now)).collect();

@@ -25,7 +25,12 @@ pub(crate) async fn metrics(_: Admin, AppState(app): AppState<App>) -> Answer {
 #[utoipa::path(get, path = "/sim/{cluster}/inventory", tag = "simulation",
     params(("cluster" = String, Path, description = "Its name."), ("live" = Option<bool>, Query, description = "Leave out what is gone.")),
     responses((status = 200, body = Object)))]
-pub(crate) async fn sim_inventory(_: Admin, AppState(app): AppState<App>, Path(cluster): Path<String>, mut params: Params) -> Answer {
+pub(crate) async fn sim_inventory(
+    _: Admin,
+    AppState(app): AppState<App>,
+    Path(cluster): Path<String>,
+    mut params: Params,
+) -> Answer {
     let live = params.flag("live");
     params.finish()?;
     let found = app.backend.sim_inventory(&cluster, live).await;

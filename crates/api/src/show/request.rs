@@ -19,7 +19,7 @@ pub fn request(view: &RequestView, now: Timestamp) -> Request {
         kind: run.spec.kind.name().to_owned(),
         state: run.state.name().to_owned(),
         outcome: run.outcome.as_ref().map(word),
-        waiting_for: run.waiting.as_ref().map(waiting),
+        waiting_for: run.waits_for().as_ref().map(waiting),
         spec: spec(&run.spec),
         region: run.spec.region.clone(),
         order_id: run.spec.order_id.clone(),
@@ -81,7 +81,7 @@ fn pending_steps() -> Vec<ShownStep> {
 fn steps(attempt: &run::Attempt) -> Vec<ShownStep> {
     let shown = |step: &run::StepRun| ShownStep {
         name: step.step.name().to_owned(),
-        status: word(&step.status),
+        status: word(&attempt.status_of(step)),
         started_at: time_of(step.started_at),
         finished_at: time_of(step.finished_at),
         duration_seconds: step.started_at.zip(step.finished_at).map(|(from, to)| to.since(from).as_seconds_f64()),

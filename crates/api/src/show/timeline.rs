@@ -1,7 +1,7 @@
 //! Timelines.
 
 use provisor_core::timeline::{Fact, timeline as build};
-use provisor_core::{Run, Timestamp};
+use provisor_core::{Run, Span, Timestamp};
 use provisor_store::ops::log::Entry;
 use provisor_wire::timeline::{Moment, Summary, Timeline};
 
@@ -18,7 +18,7 @@ pub fn timeline(run: &Run, log: &[Entry], operations: bool, now: Timestamp) -> T
         environment_name: run.spec.name.clone(),
         timeline: shown.collect(),
         summary: Summary {
-            provisioning_duration_seconds: made.summary.provisioning_duration.map(|s| s.as_seconds_f64()),
+            provisioning_duration_seconds: made.summary.provisioning_duration.map(Span::as_seconds_f64),
             wait_seconds: made.summary.waited.as_seconds_f64(),
             total_lifetime_hours: made.summary.lifetime.as_seconds_f64() / 3600.0,
         },

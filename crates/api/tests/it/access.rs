@@ -30,7 +30,8 @@ fn role(open: bool) -> &'static str {
 
 #[test]
 fn the_list_of_routes_and_roles_is_as_agreed() {
-    let lines: String = routes().iter().map(|(m, p, open)| format!("{m} {p} {}\n", role(*open))).collect();
+    let lines: Vec<String> = routes().iter().map(|(m, p, open)| format!("{m} {p} {}", role(*open))).collect();
+    let lines = lines.join("\n") + "\n";
     assert_eq!(lines, GOLDEN, "put this into tests/golden/routes.txt if it is meant:\n{lines}");
 }
 

@@ -11,7 +11,10 @@ async fn a_cluster_is_shown_without_its_credentials() {
     let shown = world.get("/api/clusters/one").await;
     assert!(!shown.text.contains("hunter2") && !shown.text.contains("credentials"), "{}", shown.text);
     let cluster = shown.json();
-    assert_eq!((&cluster["provider"], &cluster["simulates"], &cluster["provisioning_enabled"]), (&json!("openstack"), &json!(null), &json!(true)));
+    assert_eq!(
+        (&cluster["provider"], &cluster["simulates"], &cluster["provisioning_enabled"]),
+        (&json!("openstack"), &json!(null), &json!(true))
+    );
     assert_eq!(cluster["capacity"]["cpu"], json!({"limit": null, "reserved": 0, "used": 0}));
     assert_eq!((&cluster["health"]["state"], &cluster["breaker"]["state"]), (&json!("online"), &json!("closed")));
     assert_eq!(world.get("/api/clusters").await.json()["items"], json!([cluster]));
@@ -21,7 +24,10 @@ async fn a_cluster_is_shown_without_its_credentials() {
 #[tokio::test]
 async fn core_and_connector_both_check() {
     let world = World::new().await;
-    let faults = world.post("/api/clusters", &json!({"name": "two", "provider": "openstack", "region": "eu", "endpoint": {"nope": 1}})).await.faults();
+    let faults = world
+        .post("/api/clusters", &json!({"name": "two", "provider": "openstack", "region": "eu", "endpoint": {"nope": 1}}))
+        .await
+        .faults();
     assert_eq!(faults, [("/endpoint/nope".into(), "unknown_key".into())]);
     let faults = world.post("/api/clusters", &json!({"name": "two", "provider": "azure", "regions": "eu"})).await.faults();
     for (pointer, rule) in [("/provider", "enum"), ("/region", "required"), ("/regions", "unknown_key")] {
@@ -44,9 +50,12 @@ async fn a_patch_keeps_what_it_does_not_name() {
     assert_eq!(shown["endpoint"]["auth_url"], "http://127.0.0.1:1");
     assert_eq!(shown["settings"]["retry"]["initial_seconds"], 0.5);
     world.call("PATCH", "/api/clusters/one", Some(&patch), &[("if-match", &etag)]).await.problem("precondition_failed");
-    let cleared = world.call("PATCH", "/api/clusters/one", Some(&json!({"settings": {"retry": null}, "credentials": {"password": "new"}})), &[]).await;
+    let cleared = world
+        .call("PATCH", "/api/clusters/one", Some(&json!({"settings": {"retry": null}, "credentials": {"password": "new"}})), &[])
+        .await;
     assert_eq!((cleared.status, &cleared.json()["settings"]), (StatusCode::OK, &json!({})));
-    let faults = world.call("PATCH", "/api/clusters/one", Some(&json!({"settings": {"retry": {"max_retries": 1}}})), &[]).await.faults();
+    let faults =
+        world.call("PATCH", "/api/clusters/one", Some(&json!({"settings": {"retry": {"max_retries": 1}}})), &[]).await.faults();
     assert_eq!(faults, [("/settings/retry/max_retries".into(), "min".into())]);
 }
 

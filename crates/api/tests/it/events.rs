@@ -31,7 +31,7 @@ impl Live {
     async fn next(&mut self) -> (String, String, Value) {
         loop {
             if let Some((block, rest)) = self.text.clone().split_once("\n\n") {
-                self.text = rest.to_owned();
+                rest.clone_into(&mut self.text);
                 let field = |name: &str| block.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.trim().to_owned());
                 if let Some(data) = field("data:") {
                     return (field("id:").unwrap(), field("event:").unwrap(), serde_json::from_str(&data).unwrap());
@@ -65,7 +65,10 @@ async fn events_are_cloud_events_without_gaps() {
     assert_eq!(types, ["provisioning.started", "provisioning.rollback-started", "provisioning.rolled-back"]);
     for (i, event) in items.iter().enumerate() {
         assert_eq!(event["sequence"], format!("{:06}", i + 1));
-        assert_eq!((&event["specversion"], &event["source"], &event["tenant"]), (&json!("1.0"), &json!("/provisor"), &json!("acme")));
+        assert_eq!(
+            (&event["specversion"], &event["source"], &event["tenant"]),
+            (&json!("1.0"), &json!("/provisor"), &json!("acme"))
+        );
         assert_eq!((&event["subject"], &event["data"]["request"]["id"]), (&json!(id), &json!(id)));
         for key in ["from_state", "to_state", "outcome", "actor", "step", "attempt", "resource", "error", "refund", "endpoints"] {
             assert!(event["data"].get(key).is_some(), "{key} is missing");
@@ -93,7 +96,13 @@ async fn the_feed_goes_on_by_its_cursor() {
     }
     let unique: std::collections::BTreeSet<_> = seen.iter().collect();
     assert_eq!((seen.len(), unique.len()), (6, 6));
-    for (query, count) in [("type=provisioning.started", 2), ("type=provisioning.*", 6), ("type=service.*,provisioning.started", 2), ("tenant=acme", 6), ("tenant=nobody", 0)] {
+    for (query, count) in [
+        ("type=provisioning.started", 2),
+        ("type=provisioning.*", 6),
+        ("type=service.*,provisioning.started", 2),
+        ("tenant=acme", 6),
+        ("tenant=nobody", 0),
+    ] {
         let found = world.get(&format!("/api/events?{query}")).await.json();
         assert_eq!(found["items"].as_array().unwrap().len(), count, "{query}");
     }

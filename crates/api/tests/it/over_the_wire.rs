@@ -56,7 +56,8 @@ async fn the_client_speaks_every_shape() {
     assert!(client.openapi().await.unwrap()["paths"].is_object());
     assert!(client.metrics().await.unwrap().contains("provisor_queue_depth"));
     assert_eq!(client.sim_inventory("sim", false).await.unwrap()["cluster"], "sim");
-    let events = client.events(&EventFilter { kind: Some("provisioning.started".to_owned()), ..EventFilter::default() }).await.unwrap();
+    let events =
+        client.events(&EventFilter { kind: Some("provisioning.started".to_owned()), ..EventFilter::default() }).await.unwrap();
     assert_eq!(events.items.len(), 4);
 }
 

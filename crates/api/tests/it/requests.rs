@@ -16,14 +16,43 @@ async fn a_request_is_admitted_and_shown() {
     assert_eq!(made.headers["location"].to_str().unwrap(), format!("/api/requests/{id}"));
     assert_eq!(made.headers["etag"].to_str().unwrap(), format!("\"{}\"", request["etag"].as_str().unwrap()));
     let expected = [
-        "id", "name", "tenant", "kind", "state", "outcome", "waiting_for", "spec", "region", "order_id", "depends_on", "strategy",
-        "steps", "attempts", "winner", "endpoints", "wanted", "action", "health", "created_at", "provisioning_started_at",
-        "ready_at", "termination_started_at", "terminated_at", "cleanup_owed", "retry_of", "retried_as", "error", "etag",
+        "id",
+        "name",
+        "tenant",
+        "kind",
+        "state",
+        "outcome",
+        "waiting_for",
+        "spec",
+        "region",
+        "order_id",
+        "depends_on",
+        "strategy",
+        "steps",
+        "attempts",
+        "winner",
+        "endpoints",
+        "wanted",
+        "action",
+        "health",
+        "created_at",
+        "provisioning_started_at",
+        "ready_at",
+        "termination_started_at",
+        "terminated_at",
+        "cleanup_owed",
+        "retry_of",
+        "retried_as",
+        "error",
+        "etag",
     ];
     for key in expected {
         assert!(request.get(key).is_some(), "{key} is missing");
     }
-    assert_eq!((&request["state"], &request["strategy"], &request["tenant"]), (&json!("queued"), &json!("failover"), &json!("acme")));
+    assert_eq!(
+        (&request["state"], &request["strategy"], &request["tenant"]),
+        (&json!("queued"), &json!("failover"), &json!("acme"))
+    );
     assert_eq!(request["steps"].as_array().unwrap().len(), 4);
     assert_eq!(world.get(&format!("/api/requests/{id}")).await.json(), request);
     for (path, empty) in [("attempts", true), ("resources", true)] {
@@ -37,8 +66,11 @@ async fn a_shown_specification_can_be_sent_again() {
     let world = World::new().await;
     let mut spec = vps("db");
     spec["probes"] = json!({"http": {"port": 8080, "path": "/up", "expect": "200-204"}});
+    spec["ports"] = json!([22, 8080]);
     spec["labels"] = json!({"env": "prod"});
-    let first = world.post("/api/requests", &spec).await.json();
+    let first = world.post("/api/requests", &spec).await;
+    assert_eq!(first.status, StatusCode::ACCEPTED, "{}", first.text);
+    let first = first.json();
     let mut again = first["spec"].clone();
     again["name"] = json!("db2");
     let second = world.post("/api/requests", &again).await;
@@ -60,7 +92,8 @@ async fn secrets_are_not_shown() {
 #[tokio::test]
 async fn all_faults_come_at_once_with_their_pointers() {
     let world = World::new().await;
-    let single = world.post("/api/requests", &json!({"name": "X y", "tenant": "acme", "kind": "vps", "sizes": 1, "region": "eu"})).await;
+    let single =
+        world.post("/api/requests", &json!({"name": "X y", "tenant": "acme", "kind": "vps", "sizes": 1, "region": "eu"})).await;
     assert_eq!(single.status, StatusCode::UNPROCESSABLE_ENTITY);
     let faults = single.faults();
     for (pointer, rule) in [("/name", "format"), ("/sizes", "unknown_key"), ("/size", "required"), ("/image", "required")] {
@@ -209,13 +242,25 @@ async fn lists_come_in_pages_and_filtered() {
     }
     names.sort();
     assert_eq!(names, ["r0", "r1", "r2", "r3", "r4", "r5", "r6"]);
-    for (query, count) in [("state=queued", 7), ("state=failed", 0), ("kind=managed", 0), ("tenant=acme&name=r1", 1), ("tenant=x", 0), ("label=a=b", 0)] {
+    for (query, count) in [
+        ("state=queued", 7),
+        ("state=failed", 0),
+        ("kind=managed", 0),
+        ("tenant=acme&name=r1", 1),
+        ("tenant=x", 0),
+        ("label=a=b", 0),
+    ] {
         let found = world.get(&format!("/api/requests?{query}")).await.json();
         assert_eq!(found["items"].as_array().unwrap().len(), count, "{query}");
     }
     let cases = [
-        ("limit=0", "?limit", "min"), ("limit=501", "?limit", "max"), ("limit=x", "?limit", "type"), ("state=up", "?state", "enum"),
-        ("cursor=abc", "?cursor", "format"), ("stat=queued", "?stat", "unknown_key"), ("label=x", "?label", "format"),
+        ("limit=0", "?limit", "min"),
+        ("limit=501", "?limit", "max"),
+        ("limit=x", "?limit", "type"),
+        ("state=up", "?state", "enum"),
+        ("cursor=abc", "?cursor", "format"),
+        ("stat=queued", "?stat", "unknown_key"),
+        ("label=x", "?label", "format"),
     ];
     for (query, pointer, rule) in cases {
         let faults = world.get(&format!("/api/requests?{query}")).await.faults();

@@ -13,7 +13,10 @@ async fn a_tenant_lives() {
     assert_eq!(made.status, StatusCode::CREATED);
     let tenant = made.json();
     assert_eq!(made.headers["location"].to_str().unwrap(), format!("/api/tenants/{}", tenant["id"].as_str().unwrap()));
-    assert_eq!((&tenant["max_concurrent"], &tenant["quota"]["cpu"], &tenant["quota"]["storage_gb"]), (&json!(5), &json!(200), &json!(null)));
+    assert_eq!(
+        (&tenant["max_concurrent"], &tenant["quota"]["cpu"], &tenant["quota"]["storage_gb"]),
+        (&json!(5), &json!(200), &json!(null))
+    );
     for key in ["acme", tenant["id"].as_str().unwrap()] {
         assert_eq!(world.get(&format!("/api/tenants/{key}")).await.json(), tenant);
     }
@@ -32,8 +35,12 @@ async fn a_patch_merges_and_h25_honours_if_match() {
     let after = world.call("PATCH", "/api/tenants/acme", Some(&patch), &[("if-match", &etag)]).await;
     assert_eq!(after.status, StatusCode::OK, "{}", after.text);
     let shown = after.json();
-    assert_eq!((&shown["quota"]["cpu"], &shown["quota"]["memory_gb"], &shown["quota"]["requests"]["vps"]), (&json!(null), &json!(8), &json!(40)));
-    let stale = world.call("PATCH", "/api/tenants/acme", Some(&patch), &[("if-match", &etag)]).await.problem("precondition_failed");
+    assert_eq!(
+        (&shown["quota"]["cpu"], &shown["quota"]["memory_gb"], &shown["quota"]["requests"]["vps"]),
+        (&json!(null), &json!(8), &json!(40))
+    );
+    let stale =
+        world.call("PATCH", "/api/tenants/acme", Some(&patch), &[("if-match", &etag)]).await.problem("precondition_failed");
     assert_eq!(stale["etag"], shown["etag"]);
     world.call("PATCH", "/api/tenants/acme", Some(&patch), &[("if-match", "\"abc\"")]).await.problem("precondition_failed");
     for condition in [vec![], vec![("if-match", "*")]] {

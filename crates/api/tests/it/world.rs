@@ -18,9 +18,9 @@ use provisor_core::workflow::{Found, Plan};
 use provisor_core::{Chance, Class, Failure, Spec, Timestamp, TokenId};
 use provisor_engine::{Config, Connectors, Engine};
 use provisor_provider::{Action, Binding, Check, Connector, Metrics, Page, Progress, Provider, Released};
+use provisor_store::Store;
 use provisor_store::clock::ManualClock;
 use provisor_store::ops::tokens::CreateToken;
-use provisor_store::Store;
 use provisor_store::vault::Vault;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -35,7 +35,8 @@ struct Promise;
 #[async_trait]
 impl Provider for Promise {
     fn plan(&self, _: &Spec) -> Result<Plan, Failure> {
-        let operations = vec![Planned::new("create_server", Step::Allocate).makes("server"), Planned::new("probe_ssh", Step::Verify)];
+        let operations =
+            vec![Planned::new("create_server", Step::Allocate).makes("server"), Planned::new("probe_ssh", Step::Verify)];
         Ok(Plan { version: PLAN_VERSION, operations })
     }
     fn plan_action(&self, _: Action, _: &Spec) -> Result<Plan, Failure> {
@@ -84,7 +85,6 @@ impl Connector for PromiseConnector {
 
 pub struct World {
     pub router: Router,
-    pub store: Store,
     pub close: watch::Sender<bool>,
 }
 
@@ -133,13 +133,14 @@ impl World {
         let engine = Engine::new(store.clone(), vault, connectors, Config::default(), seeds).await.unwrap();
         for (text, role) in [(TOKEN, PLATFORM_ADMIN), (READER, "viewer")] {
             let id = TokenId::new(store.now(), &mut SplitMix::new(text.len() as u64));
-            let token = CreateToken { id, hash: digest(text), name: role.into(), role: role.into(), tenant: None, expires_at: None };
+            let token =
+                CreateToken { id, hash: digest(text), name: role.into(), role: role.into(), tenant: None, expires_at: None };
             store.run(token).await.unwrap();
         }
         let (close, closing) = watch::channel(false);
         let sim = Box::new(|name: &str, live: bool| (name == "sim").then(|| json!({"cluster": name, "live": live})));
         let app = App::new(Arc::new(EngineBackend::new(engine, sim)), closing);
-        Self { router: router(app), store, close }
+        Self { router: router(app), close }
     }
 
     /// A world with tenant `acme` and cluster `one`.

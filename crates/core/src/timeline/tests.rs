@@ -63,7 +63,8 @@ fn operation(name: &str, step: Step, from: i64, to: Option<i64>) -> Operation {
 
 fn attempt(number: u32, started: i64, state: AttemptState) -> Attempt {
     let mut chance = SplitMix::new(u64::from(number) + 10);
-    let step = |step| StepRun { step, status: StepStatus::Succeeded, started_at: Some(at(started)), finished_at: Some(at(started + 3)) };
+    let step =
+        |step| StepRun { step, status: StepStatus::Succeeded, started_at: Some(at(started)), finished_at: Some(at(started + 3)) };
     Attempt {
         id: AttemptId::new(at(started), &mut chance),
         number,
@@ -107,7 +108,8 @@ fn completed() -> (Run, Vec<(Timestamp, Event)>) {
     let (mut first, mut second) = (attempt(1, 10, AttemptState::Failed), attempt(2, 19, AttemptState::Won));
     first.error = Some(Failure::new(Class::Ambiguous, "answer_lost", "lost"));
     first.replaced_by = Some(second.id);
-    second.operations = vec![operation("create_server", Step::Allocate, 20, Some(22)), operation("probe_ssh", Step::Verify, 30, Some(40))];
+    second.operations =
+        vec![operation("create_server", Step::Allocate, 20, Some(22)), operation("probe_ssh", Step::Verify, 30, Some(40))];
     log.push((at(10), started(&first)));
     let failed = Event { attempt: Some(first.id), ..Event::new(EventKind::AttemptFailed) };
     log.push((at(19), failed));
@@ -175,7 +177,8 @@ fn operations_of_a_forgotten_action_come_from_the_log_once() {
             "deadline_seconds": o.deadline, "deadline_source": "default"}),
         ..Event::new(EventKind::OperationDone)
     };
-    let (stop, start) = (operation("stop_server", Step::Activate, 50, Some(51)), operation("start_server", Step::Activate, 60, Some(61)));
+    let (stop, start) =
+        (operation("stop_server", Step::Activate, 50, Some(51)), operation("start_server", Step::Activate, 60, Some(61)));
     log.push((at(51), done(&stop, run.winner)));
     log.push((at(61), done(&start, run.winner)));
     run.action = Some(ActionRun {

