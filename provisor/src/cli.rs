@@ -24,7 +24,6 @@ pub(crate) mod watch;
 #[command(
     name = "provisor",
     version,
-    about,
     after_help = "Exit codes: 0 done; 1 failed or did not end as asked; 2 usage, file or configuration; 3 refused; 4 not found; 5 unreachable; 6 timed out waiting."
 )]
 pub(crate) struct Cli {

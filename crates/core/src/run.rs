@@ -362,6 +362,9 @@ pub struct Row {
     pub in_doubt: bool,
     /// Looks that found nothing at or after the time that the look was for.
     pub empty_looks: u32,
+    /// When it was last looked for: a look counts by when it was asked, not by when it was answered.
+    #[serde(default)]
+    pub looked_at: Option<Timestamp>,
     /// It is to go: by rollback, by a lost attempt, or because it was spoiled.
     pub unwanted: bool,
     /// A call for it is under way (a look or a release), handed out under this generation.
@@ -489,6 +492,11 @@ impl Run {
         self.state.is_working() && self.waiting.as_ref().is_none_or(|w| w.reason != "manual_input")
     }
 
+    /// Whether a person is asked for something (SPEC 3.8).
+    pub(crate) fn awaits_person(&self) -> bool {
+        self.waiting.as_ref().is_some_and(|w| w.reason == "manual_input")
+    }
+
     /// Whether it holds quota: from admission to rolled_back (H18).
     pub fn holds_quota(&self) -> bool {
         !self.state.is_terminal()
@@ -560,6 +568,24 @@ impl Attempt {
             return StepStatus::Waiting;
         }
         step.status
+    }
+
+    /// Which operations are done again when what `name` made is made anew for `waiting`: that one, and all that was done on
+    /// top of it since. The newest of a name and item counts.
+    pub(crate) fn done_on(&self, name: &str, waiting: usize) -> Vec<usize> {
+        let mut names = vec![name];
+        let mut seen = 0;
+        while let Some(known) = names.get(seen).copied() {
+            seen += 1;
+            let on_it = self.operations.iter().filter(|o| o.planned.after.iter().any(|a| a == known));
+            let new: Vec<&str> = on_it.map(|o| o.planned.name.as_str()).filter(|n| !names.contains(n)).collect();
+            names.extend(new);
+        }
+        let same = |a: &Operation, b: &Operation| a.planned.name == b.planned.name && a.planned.item == b.planned.item;
+        let newest = |i: usize, o: &Operation| !self.operations.iter().skip(i + 1).any(|later| same(o, later));
+        let all = self.operations.iter().enumerate();
+        let done = all.filter(|(i, o)| *i != waiting && o.status == OperationStatus::Succeeded && newest(*i, o));
+        done.filter(|(_, o)| names.contains(&o.planned.name.as_str())).map(|(i, _)| i).collect()
     }
 
     /// Retries of all operations of a step (H10).

@@ -8,7 +8,9 @@ use serde_json::Value;
 use crate::output::{Colour, Out, Table, clean, clock, inline, seconds};
 
 /// Metadata with a place of their own, or that say nothing to people.
-const QUIET: [&str; 9] = [
+const QUIET: [&str; 11] = [
+    "deadline_seconds",
+    "deadline_source",
     "step",
     "attempt",
     "actor",
@@ -73,6 +75,10 @@ fn what(moment: &Moment) -> String {
         if !is_usual(key, value) {
             parts.push(format!("{key}={}", inline(value)));
         }
+    }
+    if let Some(deadline) = moment.metadata.get("deadline_seconds").and_then(Value::as_f64) {
+        let source = moment.metadata.get("deadline_source").map(inline).unwrap_or_default();
+        parts.push(format!("deadline {} ({source})", seconds(deadline)));
     }
     if let Some(tries) = moment.metadata.get("tries").and_then(Value::as_array).filter(|t| t.len() > 1) {
         parts.push(format!("tries={}", tries.len()));

@@ -253,10 +253,10 @@ pub(crate) fn cluster(out: Out, c: &Cluster) -> String {
     field("error", c.health.error.as_deref().map(clean).unwrap_or_default());
     field("breaker", c.breaker.state.clone());
     for (key, value) in &c.endpoint {
-        field("endpoint", format!("{key} = {}", inline(value)));
+        field("endpoint", clean(&format!("{key} = {value}")));
     }
     for (key, value) in &c.settings {
-        field("setting", format!("{key} = {}", inline(value)));
+        field("setting", clean(&format!("{key} = {value}")));
     }
     put(&mut text, format_args!("\n{}", t.render()));
     text

@@ -58,6 +58,10 @@ impl Directive {
 
 /// A suspend that failed is tried again after this (H14).
 const SUSPEND_AGAIN: Span = Span::seconds(900);
+/// One decision ends at most so many actions and begins the next: a reactivate that failed, the suspend after it.
+const ACTIONS_AT_ONCE: usize = 4;
+/// A new holder has its first answer within this, or within the call's own limit where that is longer (H12).
+const ASKED_WITHIN: Span = Span::seconds(30);
 /// The stuck limit is never shorter than the longest deadline plus this (H12).
 const STUCK_MARGIN: Span = Span::seconds(300);
 
@@ -67,7 +71,7 @@ impl Run {
         let mut d = Directive { calls: Vec::new(), wake_at: Timestamp::NEVER, launch: false };
         self.resume(m);
         if self.state.is_working() {
-            self.check_stuck(m, &mut d);
+            self.check_stuck(m);
         }
         if self.state.is_working() {
             for index in 0..self.attempts.len() {
@@ -75,7 +79,7 @@ impl Run {
             }
             if self.state.is_working() && !self.attempts.iter().any(|a| a.state == AttemptState::Running) {
                 if self.may_launch() {
-                    d.launch = true;
+                    d.launch = self.follows_now(m, &mut d);
                 } else {
                     let failure = self.error.clone().unwrap_or_else(|| Failure::new(Class::Permanent, "failed", "it failed"));
                     self.give_up(failure, m);
@@ -87,17 +91,20 @@ impl Run {
         }
         self.advance_rows(m, &mut d);
         self.conclude(m);
+        if self.state.is_working() {
+            d.wake(self.stuck_at(m));
+        }
         d
     }
 
     /// Calls handed out under an earlier lease are asked for anew; a create among them is in doubt.
     fn resume(&mut self, m: &mut Moment<'_>) {
-        let mut asked = false;
+        let mut asked: Option<Span> = None;
         for row in &mut self.ledger {
             if row.busy.is_some_and(|g| g != m.generation) {
                 row.busy = None;
                 row.in_doubt |= row.provider_id.is_none() && row.state == RowState::Intended;
-                asked = true;
+                asked = asked.max(Some(ASKED_WITHIN));
             }
         }
         let doubtful: Vec<_> = self.ledger.iter().filter(|r| r.in_doubt && r.provider_id.is_none()).map(|r| r.id).collect();
@@ -106,27 +113,35 @@ impl Run {
             if operation.status != OperationStatus::Running || operation.generation == m.generation {
                 continue;
             }
-            asked = true;
+            asked = asked.max(Some(ASKED_WITHIN.max(operation.planned.call_limit)));
             operation.status =
                 if operation.row.is_some_and(|r| doubtful.contains(&r)) { OperationStatus::Looking } else { OperationStatus::Waiting };
             operation.next_at = Some(m.now);
         }
-        if asked {
-            self.progress.not_before = self.progress.not_before.max(m.now.plus(Span::seconds(30)));
+        if let Some(within) = asked {
+            self.progress.not_before = self.progress.not_before.max(m.now.plus(within));
         }
     }
 
-    fn check_stuck(&mut self, m: &mut Moment<'_>, d: &mut Directive) {
-        if self.waiting.as_ref().is_some_and(|w| w.reason == "manual_input") {
-            return;
+    /// When it counts as stuck if nothing moves until then (H12); never while a person is waited for.
+    fn stuck_at(&self, m: &Moment<'_>) -> Timestamp {
+        if self.awaits_person() {
+            return Timestamp::NEVER;
         }
-        let operations = self.attempts.iter().filter(|a| a.state == AttemptState::Running).flat_map(|a| &a.operations);
-        let longest = operations.map(|o| o.deadline).max().unwrap_or(Span::ZERO);
+        let operations = || self.attempts.iter().filter(|a| a.state == AttemptState::Running).flat_map(|a| &a.operations);
+        let longest = operations().map(|o| o.deadline).max().unwrap_or(Span::ZERO);
         let limit = m.stuck_after.max(longest.plus(STUCK_MARGIN));
         let downtime = Span((m.downtime.0 - self.progress.downtime.0).max(0));
-        let due = self.progress.at.plus(limit).plus(downtime).max(self.progress.not_before);
-        if m.now < due {
-            d.wake(due);
+        // A look that is under way is waited for: its answer may be the end of a long silence.
+        let looking = operations().filter(|o| o.status == OperationStatus::Looking).filter_map(|o| o.row);
+        let rows = looking.filter_map(|id| self.ledger.iter().find(|r| r.id == id && r.busy.is_some()));
+        let looked = rows.filter_map(|r| r.looked_at).max().map_or(self.progress.at, |at| at.plus(ASKED_WITHIN));
+        self.progress.at.plus(limit).plus(downtime).max(self.progress.not_before).max(looked)
+    }
+
+    fn check_stuck(&mut self, m: &mut Moment<'_>) {
+        // Why: nothing fires before the provider was asked once; what begins now is progress in itself.
+        if m.now < self.stuck_at(m) || (0..self.attempts.len()).any(|i| self.begins_now(i, m)) {
             return;
         }
         let text = format!("no progress for {:.0} s", m.now.since(self.progress.at).as_seconds_f64());
@@ -142,11 +157,20 @@ impl Run {
     /// Brings a service that stands to what is wanted of it (H13).
     fn pursue(&mut self, m: &mut Moment<'_>, d: &mut Directive) {
         self.check_ttl(m, d);
+        // Why again: the end of one action may call for the next at once, as a failed reactivate does (H14).
+        for _ in 0..ACTIONS_AT_ONCE {
+            if !self.pursue_once(m, d) {
+                return;
+            }
+        }
+    }
+
+    /// True when an action ended.
+    fn pursue_once(&mut self, m: &mut Moment<'_>, d: &mut Directive) -> bool {
         let superseded = self.action.as_ref().is_some_and(|a| a.status == "running" && !self.action_wanted(&a.name));
         if superseded {
-            let in_flight = |o: &super::Operation| o.status == OperationStatus::Running && o.generation == m.generation;
-            if self.action.as_ref().is_some_and(|a| a.operations.iter().any(in_flight)) {
-                return;
+            if self.action_in_flight(m) {
+                return false;
             }
             self.end_action(Some(Failure::new(Class::Transient, "superseded", "another action was asked for")), m);
         }
@@ -155,13 +179,20 @@ impl Run {
                 self.outcome = Some(Outcome::Deprovisioned);
                 self.start_action("deprovision", m);
                 self.begin_rollback(m);
+                false
             }
             (Wanted::Suspended, State::Completed) => self.pursue_action("suspend", m, d),
             (Wanted::Running, State::Suspended) => self.pursue_action("reactivate", m, d),
-            // A failed reactivate is stopped again (H14).
-            (Wanted::Suspended, State::Suspended) if self.reactivate_failed() => self.pursue_action("suspend", m, d),
-            _ => {}
+            // A failed reactivate is stopped again (H14), and what a suspend may have stopped is started again (H13).
+            (Wanted::Suspended, State::Suspended) if self.is_halfway("reactivate", "suspend") => self.pursue_action("suspend", m, d),
+            (Wanted::Running, State::Completed) if self.is_halfway("suspend", "reactivate") => self.pursue_action("reactivate", m, d),
+            _ => false,
         }
+    }
+
+    fn action_in_flight(&self, m: &Moment<'_>) -> bool {
+        let in_flight = |o: &super::Operation| o.status == OperationStatus::Running && o.generation == m.generation;
+        self.action.as_ref().is_some_and(|a| a.operations.iter().any(in_flight))
     }
 
     fn check_ttl(&mut self, m: &mut Moment<'_>, d: &mut Directive) {
@@ -180,9 +211,12 @@ impl Run {
         matches!((name, self.wanted), ("suspend", Wanted::Suspended) | ("reactivate", Wanted::Running) | ("deprovision", Wanted::Gone))
     }
 
-    fn reactivate_failed(&self) -> bool {
-        let stopping = |a: &ActionRun| a.name == "suspend" && a.status != "succeeded";
-        self.action.as_ref().is_some_and(|a| (a.name == "reactivate" && a.status == "failed") || stopping(a))
+    /// `action` was given up after it had begun, or what undoes it has not succeeded yet.
+    fn is_halfway(&self, action: &str, undoes: &str) -> bool {
+        let begun = |a: &ActionRun| a.operations.iter().any(|o| !o.tries.is_empty());
+        self.action.as_ref().is_some_and(|a| {
+            (a.name == action && a.status == "failed" && begun(a)) || (a.name == undoes && a.status != "succeeded")
+        })
     }
 
     fn start_action(&mut self, name: &str, m: &Moment<'_>) {
@@ -202,37 +236,43 @@ impl Run {
         });
     }
 
-    fn pursue_action(&mut self, name: &str, m: &mut Moment<'_>, d: &mut Directive) {
+    /// True when the action ended.
+    fn pursue_action(&mut self, name: &str, m: &mut Moment<'_>, d: &mut Directive) -> bool {
         let failed = self.action.as_ref().filter(|a| a.name == name && a.status == "failed").and_then(|a| a.next_at);
         if let Some(next) = failed.filter(|n| *n > m.now) {
             d.wake(next);
-            return;
+            return false;
         }
         self.start_action(name, m);
-        let Some(winner) = self.winner.and_then(|w| self.attempts.iter().find(|a| a.id == w)) else { return };
-        if self.action.as_ref().is_some_and(|a| a.operations.is_empty()) {
-            match m.planner.plan_action(winner.cluster, name, &self.spec) {
-                Ok(plan) => {
-                    let operations = plan.operations.into_iter().map(|p| super::attempt::operation(p, &winner.settings));
-                    let operations: Vec<_> = operations.collect();
-                    if let Some(action) = &mut self.action {
-                        action.operations = operations;
-                    }
-                }
-                Err(failure) => return self.end_action(Some(failure), m),
-            }
+        if let Err(failure) = self.plan_action(name, m) {
+            self.end_action(Some(failure), m);
+            return true;
         }
-        self.advance_action(m, d);
-        let Some(action) = &self.action else { return };
-        if let Some(failed) = action.operations.iter().find(|o| o.status == OperationStatus::Failed) {
+        let failed = |a: &ActionRun| a.operations.iter().find(|o| o.status == OperationStatus::Failed).cloned();
+        if let Some(failed) = self.action.as_ref().and_then(failed) {
+            // No other action may begin before what is still under way for this one has ended (H13).
+            if self.action_in_flight(m) {
+                return false;
+            }
             let error = failed.tries.last().and_then(|t| t.error.clone());
             self.end_action(error.or_else(|| Some(Failure::new(Class::Transient, "action_failed", "it failed"))), m);
-            if let Some(next) = self.action.as_ref().and_then(|a| a.next_at) {
-                d.wake(next);
-            }
-        } else if action.operations.iter().all(|o| o.status == OperationStatus::Succeeded) {
+            return true;
+        }
+        self.advance_action(m, d);
+        let done = |a: &ActionRun| a.operations.iter().all(|o| o.status == OperationStatus::Succeeded);
+        let done = self.action.as_ref().is_some_and(done);
+        if done {
             self.end_action(None, m);
         }
+        done
+    }
+
+    fn plan_action(&mut self, name: &str, m: &Moment<'_>) -> Result<(), Failure> {
+        let Some(winner) = self.winner.and_then(|w| self.attempts.iter().find(|a| a.id == w)) else { return Ok(()) };
+        let Some(action) = self.action.as_mut().filter(|a| a.operations.is_empty()) else { return Ok(()) };
+        let plan = m.planner.plan_action(winner.cluster, name, &self.spec)?;
+        action.operations = plan.operations.into_iter().map(|p| super::attempt::operation(p, &winner.settings)).collect();
+        Ok(())
     }
 
     fn end_action(&mut self, error: Option<Failure>, m: &mut Moment<'_>) {

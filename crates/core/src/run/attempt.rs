@@ -2,13 +2,15 @@
 
 use serde_json::json;
 
-use super::{Attempt, AttemptState, Moment, Operation, OperationStatus, Role, Run, StepRun, StepStatus, Wanted};
+use super::{
+    Attempt, AttemptState, Directive, Moment, Operation, OperationStatus, Role, Row, Run, StepRun, StepStatus, Wanted,
+};
 use crate::cluster::{ProviderType, Settings};
 use crate::event::{Event, EventKind};
 use crate::failure::{Class, Failure};
 use crate::id::{AttemptId, ClusterId};
 use crate::lifecycle::{Outcome, State, Step};
-use crate::spec::StrategyKind;
+use crate::spec::{Kind, StrategyKind};
 use crate::workflow::plan::{Plan, Planned};
 
 /// Where an attempt is to run: what placement chose and the provider planned.
@@ -70,17 +72,13 @@ impl Run {
         let id = AttemptId::new(m.now, m.chance);
         let number = u32::try_from(self.attempts.len()).unwrap_or(u32::MAX).saturating_add(1);
         let role = if number == 1 { Role::First } else { Role::Failover };
+        let told = self.waiting.as_ref().is_some_and(|w| w.reason == AFTER_FORMER);
         self.wait_for(None, m.now, m.events);
         if let Some(former) = self.attempts.last_mut() {
             former.replaced_by = Some(id);
-            let failed = Event {
-                attempt: Some(former.id),
-                error: former.error.clone(),
-                step: former.error.as_ref().and_then(|e| e.step.clone()),
-                detail: json!({"number": former.number, "cluster": former.cluster_name, "replaced_by": id}),
-                ..Event::new(EventKind::AttemptFailed)
-            };
-            m.events.push(failed);
+            if !told {
+                m.events.push(failed_event(former));
+            }
         }
         let step = |step| StepRun { step, status: StepStatus::Pending, started_at: None, finished_at: None };
         let operations = launch.plan.operations.into_iter().map(|p| operation(p, &launch.settings)).collect();
@@ -115,6 +113,28 @@ impl Run {
             released_at: None,
         });
         self.touch(m);
+    }
+
+    /// H9: where the request itself fixes the endpoint, the next attempt begins after the former one is gone. True when
+    /// it may begin now; until then the request waits, `allocating`, with its failed attempt told (H11).
+    pub(super) fn follows_now(&mut self, m: &mut Moment<'_>, d: &mut Directive) -> bool {
+        if self.spec.kind == Kind::Vps {
+            return true;
+        }
+        self.advance_rows(m, d);
+        if self.ledger.iter().all(Row::is_closed) {
+            return true;
+        }
+        if self.waiting.is_none() {
+            if let Some(former) = self.attempts.last() {
+                let mut failed = failed_event(former);
+                self.enter(State::Allocating, &mut failed);
+                m.events.push(failed);
+            }
+            let detail = "the next attempt begins when the former one is gone".to_owned();
+            self.wait_for(Some((AFTER_FORMER, Some(detail))), m.now, m.events);
+        }
+        false
     }
 
     /// Nothing lives and nothing may follow: the request fails and rolls back at once. `rejected` says
@@ -181,8 +201,10 @@ impl Run {
                 m.events.push(done_event(operation, Some(id), "cancelled"));
             }
         }
-        for row in self.ledger.iter_mut().filter(|r| r.attempt == id && !r.is_closed()) {
+        for row in self.ledger.iter_mut().filter(|r| r.attempt == id && !r.is_closed() && !r.unwanted) {
             row.unwanted = true;
+            // Why: the looks so far were for the operation; a late arrival is looked for anew (H6).
+            row.empty_looks = 0;
         }
         if error.is_some() {
             self.error = error;
@@ -219,6 +241,20 @@ impl Run {
     pub(super) fn touch(&mut self, m: &Moment<'_>) {
         self.progress.at = m.now;
         self.progress.downtime = m.downtime;
+    }
+}
+
+/// What a request waits for between two attempts (H9).
+const AFTER_FORMER: &str = "retry";
+
+/// The fact that an attempt failed and the request goes on.
+fn failed_event(former: &Attempt) -> Event {
+    Event {
+        attempt: Some(former.id),
+        error: former.error.clone(),
+        step: former.error.as_ref().and_then(|e| e.step.clone()),
+        detail: json!({"number": former.number, "cluster": former.cluster_name, "replaced_by": former.replaced_by}),
+        ..Event::new(EventKind::AttemptFailed)
     }
 }
 

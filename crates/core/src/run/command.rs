@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use super::{ManualInput, Moment, Run, Wanted};
+use super::{AttemptState, ManualInput, Moment, Operation, OperationStatus, Run, Wanted};
 use crate::event::{Event, EventKind};
 use crate::failure::{Class, Failure};
 use crate::id::{RequestId, ResourceId};
-use crate::lifecycle::{Outcome, State};
+use crate::lifecycle::{Outcome, State, Step};
 
 /// One wish.
 #[derive(Debug, Clone, PartialEq)]
@@ -162,12 +162,15 @@ impl Run {
             return self.refuse("take manual input");
         }
         if self.state == State::Verifying {
-            for attempt in &mut self.attempts {
+            for attempt in self.attempts.iter_mut().filter(|a| a.state == AttemptState::Running) {
                 attempt.endpoints.clone_from(&input.endpoints);
+                // What was verified by then was verified at another address.
+                let verified = |o: &&mut Operation| o.planned.step == Step::Verify && o.status == OperationStatus::Succeeded;
+                attempt.operations.iter_mut().filter(verified).for_each(|o| o.status = OperationStatus::Waiting);
             }
         }
         self.manual_input = Some(input);
-        if self.waiting.as_ref().is_some_and(|w| w.reason == "manual_input") {
+        if self.awaits_person() {
             self.wait_for(None, m.now, m.events);
         }
         self.touch(m);

@@ -108,7 +108,7 @@ impl Run {
             let Some(operation) = self.operations(place).get(index).filter(|o| o.planned.step == step) else { continue };
             match operation.status {
                 OperationStatus::Pending | OperationStatus::Waiting => {
-                    if !self.is_ready(place, operation) {
+                    if !self.is_ready(place, operation) || self.asks_person(place, operation) {
                         continue;
                     }
                     match operation.next_at.filter(|at| *at > m.now) {
@@ -121,6 +121,22 @@ impl Run {
                 _ => {}
             }
         }
+    }
+
+    /// An operation of the attempt that begins at this very moment, which is progress (H12).
+    pub(super) fn begins_now(&self, index: usize, m: &Moment<'_>) -> bool {
+        let Some(attempt) = self.attempts.get(index).filter(|a| a.state == AttemptState::Running) else { return false };
+        let (place, step) = (Place::Attempt(index), attempt.current_step());
+        attempt.operations.iter().filter(|o| o.planned.step == step && o.next_at.is_none_or(|at| at <= m.now)).any(|o| match o.status {
+            OperationStatus::Pending | OperationStatus::Waiting => self.is_ready(place, o) && !self.asks_person(place, o),
+            OperationStatus::Looking => self.ledger.iter().any(|r| Some(r.id) == o.row && r.busy.is_none()),
+            _ => false,
+        })
+    }
+
+    /// H17: what verifies a service that a person set up waits for what that person is asked for anew.
+    fn asks_person(&self, place: Place, operation: &Operation) -> bool {
+        matches!(place, Place::Attempt(_)) && operation.planned.step == Step::Verify && self.awaits_person()
     }
 
     /// Its predecessors have succeeded, and what it must not find any more is gone.
@@ -233,6 +249,7 @@ impl Run {
             call_limit,
             in_doubt: false,
             empty_looks: 0,
+            looked_at: None,
             unwanted: false,
             busy: Some(m.generation),
             calls: 0,

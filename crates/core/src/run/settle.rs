@@ -53,8 +53,10 @@ impl Run {
             }
             Reply::Dropped => {
                 self.free(row.filter(|_| latest));
+                // It is wanted (again) by now, so it is asked for again.
                 if let Some(operation) = self.operation_mut(place, index).filter(|_| current) {
-                    operation.status = OperationStatus::Cancelled;
+                    operation.status = OperationStatus::Waiting;
+                    operation.next_at = Some(m.now);
                 }
             }
             Reply::Looked(_) | Reply::Gone { .. } => {}
@@ -127,6 +129,9 @@ impl Run {
             }
             return;
         }
+        if failure.class != Class::Throttled && self.ask_person_again(place, index, &failure, m) {
+            return;
+        }
         match failure.class {
             Class::Throttled => self.throttle(place, index, failure, m),
             Class::Transient | Class::Ambiguous => {
@@ -174,9 +179,6 @@ impl Run {
     fn retry(&mut self, place: Place, index: usize, failure: Failure, spoiled: bool, m: &mut Moment<'_>) {
         let Some(base) = self.base(place) else { return };
         let Some(policy) = self.attempts.get(base).map(|a| a.settings.retry) else { return };
-        if self.await_better_input(place, index, &failure, m) {
-            return;
-        }
         let Some(operation) = self.operation_mut(place, index) else { return };
         if operation.retries >= policy.max_retries {
             return self.fail_operation(place, index, failure, m);
@@ -201,41 +203,58 @@ impl Run {
         }
     }
 
-    /// Releases what `name` made and plans it again before the waiting operation (H10).
+    /// Releases what `name` made and plans it again before the waiting operation, with everything that was done on top
+    /// of it (H10).
     fn recreate(&mut self, attempt: usize, waiting: usize, name: &str) {
         let Some(found) = self.attempts.get_mut(attempt) else { return };
         let Some(step) = found.operations.get(waiting).map(|o| o.planned.step) else { return };
-        let Some(maker) = found.operations.iter().rev().find(|o| o.planned.name == name) else { return };
-        let old = maker.row;
-        let mut again = Operation {
-            status: OperationStatus::Waiting,
-            tries: Vec::new(),
-            retries: 0,
-            next_at: None,
-            calls: 0,
-            row: None,
-            clears: old,
-            ..maker.clone()
-        };
-        again.planned.step = step;
-        found.operations.push(again);
-        if let Some(row) = self.ledger.iter_mut().find(|r| Some(r.id) == old && !r.is_closed()) {
+        let repeated = found.done_on(name, waiting);
+        let mut old = Vec::new();
+        for index in repeated {
+            let Some(made) = found.operations.get(index).cloned() else { continue };
+            old.extend(made.row);
+            let mut again = Operation {
+                status: OperationStatus::Waiting,
+                tries: Vec::new(),
+                retries: 0,
+                next_at: None,
+                calls: 0,
+                row: None,
+                clears: made.row,
+                ..made
+            };
+            again.planned.step = step;
+            // Why: the next try must not begin before what it waits for is there again.
+            if let Some(operation) = found.operations.get_mut(waiting) {
+                if !operation.planned.after.contains(&again.planned.name) {
+                    operation.planned.after.push(again.planned.name.clone());
+                }
+            }
+            found.operations.push(again);
+        }
+        for row in self.ledger.iter_mut().filter(|r| old.contains(&r.id) && !r.is_closed()) {
             row.unwanted = true;
         }
     }
 
     /// H17: a typo in what a person gave never rolls a vendor's service back; it is asked for again.
-    fn await_better_input(&mut self, place: Place, index: usize, failure: &Failure, m: &mut Moment<'_>) -> bool {
-        let verifying = self.operations(place).get(index).is_some_and(|o| o.planned.step == Step::Verify);
-        if self.spec.kind != Kind::Managed || !verifying || self.manual_input.take().is_none() {
+    fn ask_person_again(&mut self, place: Place, index: usize, failure: &Failure, m: &mut Moment<'_>) -> bool {
+        let Place::Attempt(attempt) = place else { return false };
+        let verifies = |o: &Operation| o.planned.step == Step::Verify;
+        if self.spec.kind != Kind::Managed || !self.operations(place).get(index).is_some_and(verifies) {
             return false;
         }
         if let Some(operation) = self.operation_mut(place, index) {
             operation.status = OperationStatus::Waiting;
             operation.next_at = None;
         }
-        self.wait_for(Some(("manual_input", Some(failure.message.clone()))), m.now, m.events);
-        m.events.push(Event { error: Some(failure.clone()), ..Event::new(EventKind::InputRequired) });
+        self.manual_input = None;
+        if !self.awaits_person() {
+            self.wait_for(Some(("manual_input", Some(failure.message.clone()))), m.now, m.events);
+            let attempt = self.attempts.get(attempt).map(|a| a.id);
+            let (step, error) = (failure.step.clone(), Some(failure.clone()));
+            m.events.push(Event { step, attempt, error, ..Event::new(EventKind::InputRequired) });
+        }
         true
     }
 
@@ -256,9 +275,11 @@ impl Run {
         let error = self.operations(place).get(index).and_then(|o| o.tries.last()).and_then(|t| t.error.clone());
         let error = error.unwrap_or_else(|| Failure::new(Class::Transient, "answer_lost", "the answer of the create was lost"));
         let lag = self.base(place).and_then(|i| self.attempts.get(i)).map_or(Span::ZERO, |a| a.settings.list_lag);
-        if let Some(first) = found.iter().find(|f| !f.spoiled).or(found.first()) {
-            self.adopt(id, first, m);
-            if first.spoiled {
+        if let Some(kept) = Found::kept(found) {
+            self.adopt(id, kept, m);
+            self.touch(m);
+            if kept.spoiled {
+                let error = self.end_try(place, index, error, m);
                 return self.retry(place, index, error, true, m);
             }
             if let Some(operation) = self.operation_mut(place, index) {
@@ -270,10 +291,11 @@ impl Run {
         let Some(row) = self.ledger.iter_mut().find(|r| r.id == id) else { return };
         row.empty_looks += 1;
         let threshold = row.send_by.plus(row.call_limit).plus(lag);
-        if row.empty_looks < 2 || m.now < threshold {
-            // Early looks find an early arrival early; the last one is at the threshold.
+        let asked_at = row.looked_at.unwrap_or(m.now);
+        if row.empty_looks < 2 || asked_at < threshold {
+            // Early looks find an early arrival early; the last one is asked at the threshold.
             let soon = m.now.plus(lag.max(Span::millis(200)));
-            let next = if m.now < threshold { soon.min(threshold) } else { soon };
+            let next = if asked_at < threshold { soon.min(threshold) } else { soon };
             if let Some(operation) = self.operation_mut(place, index) {
                 operation.next_at = Some(next);
             }
@@ -286,7 +308,14 @@ impl Run {
         if let Some(operation) = self.operation_mut(place, index) {
             operation.row = None;
         }
+        let error = self.end_try(place, index, error, m);
         self.retry(place, index, error, false, m);
+    }
+
+    /// Ends a try whose answer is known to be lost for good, so that the next one has its own full deadline (H10).
+    fn end_try(&mut self, place: Place, index: usize, error: Failure, m: &mut Moment<'_>) -> Failure {
+        let open = self.operations(place).get(index).and_then(|o| o.tries.last()).is_some_and(|t| t.finished_at.is_none());
+        if open { self.note_failure(place, index, error, false, m) } else { error }
     }
 
     /// An object found by a row's tag becomes the row's.
@@ -297,6 +326,7 @@ impl Run {
         row.in_doubt = false;
         row.state = RowState::Created;
         row.next_at = None;
+        row.owed_since = None;
         let resource = ResourceRef { kind: row.kind.clone(), id: row.id, provider_id: row.provider_id.clone() };
         let detail = json!({"adopted": true});
         m.events.push(Event { resource: Some(resource), attempt: Some(row.attempt), detail, ..Event::new(EventKind::ResourceAllocated) });

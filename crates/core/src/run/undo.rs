@@ -55,7 +55,9 @@ impl Run {
             }
             names.iter().skip(1).any(|n| *n == row.operation)
         };
-        let mut others = self.ledger.iter().filter(|o| o.attempt == row.attempt && o.id != row.id && !o.is_closed());
+        // Why only what is to go: what stays (after a recreation) would be in the way for ever.
+        let to_go = |o: &&Row| o.unwanted && !o.is_closed();
+        let mut others = self.ledger.iter().filter(|o| o.attempt == row.attempt && o.id != row.id).filter(to_go);
         others.any(|o| (o.provider_id.is_some() || o.busy.is_some()) && stands_on(o))
     }
 
@@ -63,6 +65,7 @@ impl Run {
         let Some(row) = self.ledger.get_mut(index) else { return };
         row.busy = Some(m.generation);
         row.calls += 1;
+        row.looked_at = Some(m.now);
         let key = CallKey::Look { row: row.id, number: row.calls };
         let task = Task::Find { kind: row.kind.clone(), tag: row.tag.clone(), name: row.name.clone() };
         d.calls.push(Call {
@@ -175,15 +178,7 @@ impl Run {
         failure.at = Some(m.now);
         row.next_at = Some(m.now.plus(backoff(&policy, row.failures, m.chance).max(failure.retry_after.unwrap_or(Span::ZERO))));
         row.last_error = Some(failure.clone());
-        let newly_owed = row.failures > policy.max_retries && row.state != RowState::Owed;
-        if newly_owed {
-            row.state = RowState::Owed;
-            row.owed_since = Some(m.now);
-            let resource = Some(ResourceRef { kind: row.kind.clone(), id: row.id, provider_id: row.provider_id.clone() });
-            let attempt = Some(row.attempt);
-            let detail = json!({"tries": row.failures});
-            m.events.push(Event { resource, attempt, error: Some(failure), detail, ..Event::new(EventKind::CleanupOwed) });
-        }
+        owe(row, &policy, failure, m);
     }
 
     fn retry_policy(&self, index: usize) -> crate::cluster::Retry {
@@ -207,18 +202,23 @@ impl Run {
             }
         };
         row.failures = 0;
+        row.last_error = None;
+        if row.state == RowState::Owed && row.provider_id.is_none() {
+            row.state = RowState::Intended;
+            row.owed_since = None;
+        }
         self.add_surplus(index, &found, m);
         if let Some((place, operation)) = owner {
             return self.settle_own_look(place, operation, &found, m);
         }
-        if let Some(first) = found.first() {
-            self.adopt(id, first, m);
+        if let Some(kept) = Found::kept(&found) {
+            self.adopt(id, kept, m);
             return;
         }
         let (late, lag) = self.late(index);
         let Some(row) = self.ledger.get_mut(index) else { return };
         let threshold = row.send_by.plus(late);
-        if m.now < threshold {
+        if row.looked_at.unwrap_or(m.now) < threshold {
             row.empty_looks = 0;
             row.next_at = Some(m.now.plus(LATE_LOOK_EVERY).min(threshold));
             return;
@@ -253,7 +253,7 @@ impl Run {
         let next = m.now.plus(backoff(&policy, failures, m.chance));
         row.next_at = Some(next);
         row.last_error = Some(failure.clone());
-        let Some((place, operation)) = owner else { return };
+        let Some((place, operation)) = owner else { return owe(row, &policy, failure, m) };
         // Why three times: the object may well be there, and giving up costs the attempt.
         if failures > policy.max_retries.saturating_mul(3) || failure.class == Class::Auth {
             return self.fail_operation(place, operation, failure, m);
@@ -266,7 +266,7 @@ impl Run {
     /// Further objects under one tag are surplus: each gets a row of its own, to be released (H6).
     fn add_surplus(&mut self, index: usize, found: &[Found], m: &mut Moment<'_>) {
         let Some(row) = self.ledger.get(index).cloned() else { return };
-        let kept = found.iter().find(|f| !f.spoiled).or(found.first()).map(|f| f.provider_id.clone());
+        let kept = Found::kept(found).map(|f| f.provider_id.clone());
         for extra in found.iter().filter(|f| Some(&f.provider_id) != kept.as_ref()) {
             if self.ledger.iter().any(|r| r.provider_id.as_ref() == Some(&extra.provider_id) && r.cluster == row.cluster) {
                 continue;
@@ -313,4 +313,17 @@ impl Run {
     pub fn next_undo(&self) -> Option<Timestamp> {
         self.ledger.iter().filter(|r| !r.is_closed() && r.unwanted).filter_map(|r| r.next_at).min()
     }
+}
+
+/// Clean-up is owed once the usual tries have failed: from then on it is shown as such, and still tried (SPEC 2).
+fn owe(row: &mut Row, policy: &crate::cluster::Retry, failure: Failure, m: &mut Moment<'_>) {
+    if row.failures <= policy.max_retries || row.state == RowState::Owed {
+        return;
+    }
+    row.state = RowState::Owed;
+    row.owed_since = Some(m.now);
+    let resource = Some(ResourceRef { kind: row.kind.clone(), id: row.id, provider_id: row.provider_id.clone() });
+    let detail = json!({"tries": row.failures});
+    let attempt = Some(row.attempt);
+    m.events.push(Event { resource, attempt, error: Some(failure), detail, ..Event::new(EventKind::CleanupOwed) });
 }

@@ -44,6 +44,13 @@ pub struct Found {
     pub spoiled: bool,
 }
 
+impl Found {
+    /// Which of several objects under one tag is the row's: the first that is not spoiled. The others are surplus.
+    pub(crate) fn kept(found: &[Self]) -> Option<&Self> {
+        found.iter().find(|f| !f.spoiled).or(found.first())
+    }
+}
+
 /// The result of one call, as the engine brings it to core.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {

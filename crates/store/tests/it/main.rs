@@ -5,5 +5,6 @@ mod build;
 mod drivers;
 mod opening;
 mod ops;
+mod pipeline;
 mod prepare;
 mod vault;

@@ -1,0 +1,165 @@
+//! What must hold of the tables at any time, whatever was done before.
+
+use std::collections::BTreeMap;
+
+use provisor_core::event::{Event, EventKind};
+use provisor_core::lifecycle::is_allowed;
+use provisor_core::run::Row as LedgerRow;
+use provisor_core::{ClusterId, RequestId, Run, State, Timestamp};
+use provisor_store::ops::clusters::ListClusters;
+use provisor_store::ops::quota::{QuotaOf, QuotaProof};
+use provisor_store::ops::tenants::ListTenants;
+use provisor_store::tx::{Stmt, both};
+use provisor_store::value::{Row, Val};
+use provisor_store::{Mode, Op, OpError, Store, Tx};
+
+const REQUESTS: Stmt = both(
+    "select id, run, state, live, events, published, due_at, worker, in_work, cpu, memory, storage, no_room_since from request order by id",
+);
+const EVENTS: Stmt = both("select subject, version, sequence, kind, at, body from event order by position");
+const RESOURCES: Stmt = both(
+    "select id, request, attempt, cluster, kind, name, tag, provider_id, state, in_doubt, open, created_at, released_at \
+     from resource order by id",
+);
+
+struct Read(&'static Stmt);
+
+impl Op for Read {
+    type Out = Vec<Row>;
+    const NAME: &'static str = "read";
+    const MODE: Mode = Mode::Read;
+    async fn run(&self, tx: &mut Tx<'_>) -> Result<Vec<Row>, OpError> {
+        tx.rows(self.0, &[]).await
+    }
+}
+
+/// A request's events folded: how many, how many of them published, the state they lead to, the last time.
+#[derive(Default)]
+struct Fold {
+    events: i64,
+    published: i64,
+    state: Option<State>,
+    at: i64,
+}
+
+/// Checks everything.
+pub async fn check(store: &Store) {
+    let folds = log(&store.run(Read(&EVENTS)).await.unwrap());
+    let runs = requests(&store.run(Read(&REQUESTS)).await.unwrap(), &folds);
+    resources(&store.run(Read(&RESOURCES)).await.unwrap(), &runs);
+    holdings(store, &runs).await;
+}
+
+fn log(rows: &[Row]) -> BTreeMap<RequestId, Fold> {
+    let mut folds: BTreeMap<RequestId, Fold> = BTreeMap::new();
+    for row in rows {
+        let subject: RequestId = row.id(0).unwrap();
+        let fold = folds.entry(subject).or_default();
+        fold.events += 1;
+        assert_eq!(row.int(1).unwrap(), fold.events, "versions of {subject} have no gap");
+        let kind = EventKind::parse(row.text(3).unwrap()).unwrap();
+        if kind.is_published() {
+            fold.published += 1;
+        }
+        let sequence = kind.is_published().then_some(fold.published);
+        assert_eq!(row.opt_int(2).unwrap(), sequence, "sequences of {subject} count the published alone");
+        let body: Event = row.json(5).unwrap();
+        assert_eq!(body.kind, kind);
+        if let Some(to) = body.to_state {
+            assert_eq!(body.from_state, fold.state, "{} of {subject}", kind.name());
+            assert!(is_allowed(fold.state, to), "{:?} to {to:?}", fold.state);
+            fold.state = Some(to);
+        }
+        if kind.is_published() {
+            let shown: serde_json::Value = row.json(5).unwrap();
+            assert_eq!(shown["request"]["state"], fold.state.unwrap().name(), "{} of {subject}", kind.name());
+        }
+        let at = row.int(4).unwrap();
+        assert!(at >= fold.at, "an event of {subject} is earlier than the one before (H40)");
+        fold.at = at;
+    }
+    folds
+}
+
+fn requests(rows: &[Row], folds: &BTreeMap<RequestId, Fold>) -> BTreeMap<RequestId, Run> {
+    let mut runs = BTreeMap::new();
+    for row in rows {
+        let (id, run): (RequestId, Run) = (row.id(0).unwrap(), row.json(1).unwrap());
+        let fold = folds.get(&id).unwrap_or_else(|| panic!("{id} has no events"));
+        assert_eq!(run.id, id);
+        assert_eq!(row.text(2).unwrap(), run.state.name());
+        assert_eq!(fold.state, Some(run.state), "the log of {id} leads to its state");
+        assert_eq!((row.int(4).unwrap(), row.int(5).unwrap()), (fold.events, fold.published), "{id}");
+        assert_eq!(row.int(3).unwrap() != 0, !run.state.is_terminal());
+        assert_eq!(row.int(8).unwrap() != 0, run.is_in_work());
+        let needs = run.spec.needs();
+        assert_eq!((row.int(9), row.int(10), row.int(11)), (Ok(needs.cpu), Ok(needs.memory_gb), Ok(needs.storage_gb)));
+        let room = run.waiting.as_ref().filter(|w| run.state == State::Queued && w.reason == "capacity").map(|w| w.since.0);
+        assert_eq!(row.opt_int(12).unwrap(), room, "{id} waits for {:?}", run.waiting);
+        if row.opt_text(7).unwrap().is_some() {
+            assert_ne!(run.state, State::Queued, "a queued request is never leased");
+        } else if run.state.is_terminal() {
+            assert_eq!(row.int(6).unwrap(), Timestamp::NEVER.0, "{id} is over and never due");
+        }
+        runs.insert(id, run);
+    }
+    runs
+}
+
+fn values(request: RequestId, row: &LedgerRow) -> Vec<Val> {
+    vec![
+        row.id.into(),
+        request.into(),
+        row.attempt.into(),
+        row.cluster.into(),
+        row.kind.as_str().into(),
+        row.name.as_str().into(),
+        row.tag.as_str().into(),
+        row.provider_id.clone().into(),
+        row.state.name().into(),
+        row.in_doubt.into(),
+        (!row.is_closed()).into(),
+        row.created_at.0.into(),
+        row.released_at.map(|t| t.0).into(),
+    ]
+}
+
+fn resources(rows: &[Row], runs: &BTreeMap<RequestId, Run>) {
+    let found: BTreeMap<String, &Row> = rows.iter().map(|r| (r.text(0).unwrap().to_owned(), r)).collect();
+    let mut count = 0;
+    for (id, run) in runs {
+        for row in &run.ledger {
+            count += 1;
+            let projected = found.get(&row.id.to_string()).unwrap_or_else(|| panic!("{} of {id} is not projected", row.id));
+            assert_eq!(projected.0, values(*id, row), "a ledger row of {id}");
+        }
+        let open = |state: &State| *state == State::RolledBack && run.ledger.iter().any(|r| !r.is_closed());
+        assert!(!open(&run.state), "{id} is rolled back with open rows");
+    }
+    assert_eq!(rows.len(), count, "no rows but those of the documents");
+}
+
+/// Counters are sums; nothing is above its limit.
+async fn holdings(store: &Store, runs: &BTreeMap<RequestId, Run>) {
+    assert_eq!(store.run(QuotaProof).await.unwrap(), [], "counters are the sums");
+    for tenant in store.run(ListTenants { after: None, limit: 500, scope: None }).await.unwrap() {
+        for dimension in store.run(QuotaOf { tenant: tenant.spec.name.clone() }).await.unwrap() {
+            assert!(dimension.used >= 0 && dimension.limit.is_none_or(|l| dimension.used <= l), "{dimension:?}");
+        }
+        let of_tenant = || runs.values().filter(|r| r.tenant == tenant.id && r.is_in_work());
+        let by_hand = of_tenant().filter(|r| r.spec.kind == provisor_core::Kind::Managed).count();
+        let limit = tenant.spec.max_concurrent as usize + by_hand;
+        assert!(of_tenant().count() <= limit, "{} has {} in work", tenant.spec.name, of_tenant().count());
+    }
+    for cluster in store.run(ListClusters).await.unwrap() {
+        within(runs, cluster.id, &cluster.spec.name, cluster.spec.capacity.cpu, |r| r.spec.needs().cpu);
+        within(runs, cluster.id, &cluster.spec.name, cluster.spec.capacity.memory_gb, |r| r.spec.needs().memory_gb);
+        within(runs, cluster.id, &cluster.spec.name, cluster.spec.capacity.storage_gb, |r| r.spec.needs().storage_gb);
+        within(runs, cluster.id, &cluster.spec.name, cluster.spec.capacity.slots, |_| 1);
+    }
+}
+
+fn within(runs: &BTreeMap<RequestId, Run>, id: ClusterId, name: &str, limit: Option<i64>, of: impl Fn(&Run) -> i64) {
+    let held: i64 = runs.values().flat_map(|r| r.holding().filter(|a| a.cluster == id).map(|_| of(r))).sum();
+    assert!(limit.is_none_or(|l| held <= l), "{name} holds {held} of {limit:?}");
+}
