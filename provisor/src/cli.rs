@@ -146,7 +146,7 @@ pub(crate) enum Command {
     #[command(hide = true)]
     Docs {
         /// Which page
-        #[arg(value_parser = ["config", "cli"])]
+        #[arg(value_parser = ["config", "cli", "openapi"])]
         page: String,
     },
 }

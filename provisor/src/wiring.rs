@@ -13,6 +13,7 @@ use provisor_api::{App, EngineBackend};
 use provisor_core::cluster::ProviderType;
 use provisor_core::{Span, Timestamp};
 use provisor_engine::{Connectors, Engine, Running};
+use provisor_manual::ManualConnector;
 use provisor_openstack::OpenstackConnector;
 use provisor_provider::{Cidr, Connector};
 use provisor_simulation::{Front, Simulation};
@@ -116,6 +117,7 @@ fn connectors(simulation: &Arc<Simulation>) -> Connectors {
     let mut all: Connectors = BTreeMap::new();
     all.insert(ProviderType::Simulation, Arc::clone(simulation) as Arc<dyn Connector>);
     all.insert(ProviderType::Openstack, Arc::new(OpenstackConnector));
+    all.insert(ProviderType::Manual, Arc::new(ManualConnector));
     all
 }
 

@@ -376,6 +376,12 @@ pub struct Row {
     /// When to try next.
     #[serde(default)]
     pub next_at: Option<Timestamp>,
+    /// Tries of its release, of very many only the first and the last ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub releases: Vec<Try>,
+    /// Deadline of one of them.
+    #[serde(default)]
+    pub release_deadline: Span,
     /// Failed tries of its release.
     #[serde(default)]
     pub failures: u32,

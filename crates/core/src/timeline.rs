@@ -1,7 +1,7 @@
 //! What happened to a request, oldest first, in the words of the API (SPEC 9.2).
 //!
 //! The lifecycle comes from the log, because the log is permanent and keeps its order. Attempts that ended
-//! and operations, those under way included, come from the document, which knows them while they run;
+//! and operations, those under way included, and waits come from the document, which knows them while they run;
 //! operations of actions that a later action has replaced are taken from the log again. Rejected: a table of
 //! timeline rows beside the log, which could disagree with it.
 
@@ -13,7 +13,7 @@ use crate::event::{Event, EventKind};
 use crate::failure::Failure;
 use crate::id::AttemptId;
 use crate::lifecycle::{Outcome, Step};
-use crate::run::{Attempt, AttemptState, Operation, OperationStatus, Run, Try};
+use crate::run::{Attempt, AttemptState, Operation, OperationStatus, Row, RowState, Run, Try};
 use crate::spec::Source;
 use crate::time::{Span, Timestamp};
 
@@ -57,7 +57,7 @@ pub struct Timeline {
     pub summary: Summary,
 }
 
-/// The names of the events of a timeline, besides `operation`.
+/// The names of the events of a timeline, besides `operation` and `wait`, which stand there on request.
 pub const NAMES: [&str; 15] = [
     "created",
     "provisioning_started",
@@ -89,6 +89,7 @@ pub fn timeline(run: &Run, log: &[Fact<'_>], operations: bool, now: Timestamp) -
     }
     if operations {
         items.extend(all_operations(run, log));
+        items.extend(all_waits(run));
     }
     // Stable: what has the same time keeps the log's order.
     items.sort_by_key(|i| i.at);
@@ -226,6 +227,17 @@ fn place_of(items: &[Item], at: Timestamp) -> usize {
     place.unwrap_or(items.len())
 }
 
+/// What it waited for by name, the wait that still goes on included: with the attempts they make up the whole.
+fn all_waits(run: &Run) -> impl Iterator<Item = Item> {
+    let ended = run.waits.iter().map(|w| (&w.reason, w.since, Some(w.until), None));
+    let open = run.waiting.iter().map(|w| (&w.reason, w.since, None, w.detail.as_ref()));
+    ended.chain(open).map(|(reason, since, until, detail)| {
+        let took = until.map(|until| until.since(since));
+        let metadata = json!({"reason": reason, "finished_at": until, "duration_seconds": took, "detail": detail});
+        Item { event: "wait", at: since, metadata: object(metadata) }
+    })
+}
+
 /// What tells one operation from all others of a request.
 type Key = (Option<AttemptId>, String, Option<String>, Option<Timestamp>);
 
@@ -247,6 +259,7 @@ fn all_operations(run: &Run, log: &[Fact<'_>]) -> Vec<Item> {
     if let Some(action) = &run.action {
         action.operations.iter().for_each(|o| add(o, run.winner, Some(&action.name)));
     }
+    items.extend(run.ledger.iter().filter_map(|r| release_value(run, r)));
     let ended = log.iter().filter(|f| f.event.kind == EventKind::OperationDone);
     items.extend(ended.filter_map(|f| replaced_operation(f.event, &known)));
     items
@@ -262,6 +275,27 @@ fn operation_value(operation: &Operation, attempt: Option<AttemptId>, action: Op
         "tries": operation.tries.iter().map(try_value).collect::<Vec<_>>(),
         "deadline_seconds": deadline, "deadline_source": operation.deadline_source,
     })
+}
+
+/// The release of a resource, which belongs to no step.
+fn release_value(run: &Run, row: &Row) -> Option<Item> {
+    let first = row.releases.first()?.started_at;
+    let last = row.releases.last()?;
+    let status = match row.state {
+        RowState::Released => "succeeded",
+        _ if last.finished_at.is_none() => "running",
+        _ => "waiting",
+    };
+    let name = format!("delete_{}", row.kind);
+    let attempt = run.attempts.iter().find(|a| a.id == row.attempt);
+    let source = attempt.map_or("default", |a| a.settings.deadline(&name, row.release_deadline).1);
+    let metadata = json!({
+        "attempt": row.attempt, "step": null, "operation": name, "item": null, "action": null,
+        "resource": row.id, "finished_at": last.finished_at.filter(|_| row.is_closed()), "status": status,
+        "tries": row.releases.iter().map(try_value).collect::<Vec<_>>(),
+        "deadline_seconds": row.release_deadline, "deadline_source": source,
+    });
+    Some(Item { event: "operation", at: first, metadata: object(metadata) })
 }
 
 fn try_value(one: &Try) -> Value {

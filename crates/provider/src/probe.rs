@@ -105,23 +105,37 @@ pub async fn http(guard: &Guard, url: &str, good: (u16, u16)) -> Result<u16, Fai
     for address in &resolved {
         guard.check(address.ip())?;
     }
-    // reqwest is built without a TLS implementation and panics when none is installed; a second installation changes nothing.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     // Why `resolve_to_addrs`: the address that was checked is the one that is called.
-    let client = reqwest::Client::builder()
-        .tls_danger_accept_invalid_certs(true)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .resolve_to_addrs(host, &resolved)
-        .timeout(TRY)
-        .build()
-        .map_err(|e| wrong(e.to_string()))?;
+    let client = if host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
+        by_address().map_err(&wrong)?
+    } else {
+        client(|builder| builder.resolve_to_addrs(host, &resolved)).map_err(&wrong)?
+    };
     let answer = client.get(parsed).send().await.map_err(|e| refused("probe_failed", format!("{url}: {}", cause(&e))))?;
     let status = answer.status().as_u16();
     if (good.0..=good.1).contains(&status) {
         return Ok(status);
     }
     Err(refused("probe_failed", format!("{url} answers {status}, expected {}-{}", good.0, good.1)))
+}
+
+/// The client for URLs with an address: nothing is resolved, so one serves all. Making one costs
+/// milliseconds, and a probe is made often.
+fn by_address() -> Result<reqwest::Client, String> {
+    static SHARED: std::sync::OnceLock<Result<reqwest::Client, String>> = std::sync::OnceLock::new();
+    // No connection is kept: each probe must find the port open now.
+    SHARED.get_or_init(|| client(|builder| builder.pool_max_idle_per_host(0))).clone()
+}
+
+fn client(more: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> Result<reqwest::Client, String> {
+    // reqwest is built without a TLS implementation and panics when none is installed; a second installation changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = reqwest::Client::builder()
+        .tls_danger_accept_invalid_certs(true)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .timeout(TRY);
+    more(builder).build().map_err(|e| e.to_string())
 }
 
 /// The innermost cause, which is what people can act on.

@@ -50,6 +50,8 @@ pub struct Data {
     pub step: Option<String>,
     /// The attempt it is about.
     pub attempt: Option<String>,
+    /// The attempt that replaces it, where one that failed has a follower.
+    pub replaced_by: Option<String>,
     /// The resource it is about.
     pub resource: Option<ResourceRef>,
     /// What went wrong.

@@ -58,6 +58,7 @@ pub(crate) fn completions(out: Out, shell: clap_complete::Shell) -> Result<(), F
 pub(crate) fn docs(out: Out, page: &str) -> Result<(), Fail> {
     match page {
         "config" => out.raw(&config::markdown()),
+        "openapi" => out.raw(&provisor_api::openapi()),
         _ => out.raw(&cli_markdown()),
     }
 }

@@ -3,7 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 mod apply;
+mod failover;
 mod house;
 mod lifecycle;
+mod outside;
 mod process;
 mod quickstart;
+mod recovery;
+mod timeline;

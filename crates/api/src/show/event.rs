@@ -28,6 +28,7 @@ pub fn event(entry: &Entry, installation: &str) -> CloudEvent {
             actor: body.actor.as_ref().map(|a| Actor { kind: a.kind.clone(), id: a.id.clone() }),
             step: body.step.clone(),
             attempt: body.attempt.map(|a| a.to_string()),
+            replaced_by: body.detail.get("replaced_by").and_then(|id| id.as_str()).map(str::to_owned),
             resource: body.resource.as_ref().map(|r| ResourceRef {
                 kind: r.kind.clone(),
                 id: r.id.to_string(),

@@ -254,6 +254,8 @@ impl Run {
             busy: Some(m.generation),
             calls: 0,
             next_at: None,
+            releases: Vec::new(),
+            release_deadline: Span::ZERO,
             failures: 0,
             owed_since: None,
             last_error: None,

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::pipeline::Place;
-use super::{Directive, Moment, OperationStatus, Row, RowState, Run};
+use super::{Directive, Moment, OperationStatus, Row, RowState, Run, Try};
 use crate::event::{Event, EventKind, ResourceRef};
 use crate::failure::{Class, Failure};
 use crate::id::ResourceId;
@@ -14,10 +14,22 @@ use crate::workflow::{Found, Reply};
 
 /// Default deadline of one release, its wait included.
 pub const RELEASE_DEADLINE: Span = Span::seconds(300);
+/// Tries of a release that a row remembers.
+const RELEASES_KEPT: usize = 20;
 /// Longest time of one call of a release or a look.
 const CALL_LIMIT: Span = Span::seconds(30);
 /// Between looks for a late arrival.
 const LATE_LOOK_EVERY: Span = Span::seconds(10);
+
+impl Row {
+    /// Ends the present try of its release.
+    fn end_release(&mut self, now: Timestamp, error: Option<Failure>) {
+        if let Some(last) = self.releases.last_mut().filter(|t| t.finished_at.is_none()) {
+            last.finished_at = Some(now);
+            last.error = error;
+        }
+    }
+}
 
 impl Run {
     /// Asks for every row that is to go what can be asked now.
@@ -58,7 +70,8 @@ impl Run {
         // Why only what is to go: what stays (after a recreation) would be in the way for ever.
         let to_go = |o: &&Row| o.unwanted && !o.is_closed();
         let mut others = self.ledger.iter().filter(|o| o.attempt == row.attempt && o.id != row.id).filter(to_go);
-        others.any(|o| (o.provider_id.is_some() || o.busy.is_some()) && stands_on(o))
+        let being_made = |o: &Row| o.busy.is_some() && !o.in_doubt;
+        others.any(|o| (o.provider_id.is_some() || being_made(o)) && stands_on(o))
     }
 
     fn look(&mut self, index: usize, m: &mut Moment<'_>, d: &mut Directive) {
@@ -100,10 +113,15 @@ impl Run {
         if row.state != RowState::Owed {
             row.state = RowState::Releasing;
         }
-        let row = row.clone();
         let attempt = self.attempts.iter().find(|a| a.id == row.attempt);
         let name = format!("delete_{}", row.kind);
         let limit = attempt.map_or(RELEASE_DEADLINE, |a| a.settings.deadline(&name, RELEASE_DEADLINE).0);
+        row.release_deadline = limit;
+        if row.releases.len() >= RELEASES_KEPT {
+            row.releases.remove(RELEASES_KEPT / 2);
+        }
+        row.releases.push(Try { started_at: m.now, finished_at: None, error: None });
+        let row = row.clone();
         let held = Held {
             row: row.id,
             request: self.id,
@@ -134,6 +152,7 @@ impl Run {
         let Some(row) = self.ledger.get_mut(index) else { return };
         row.state = RowState::Released;
         row.released_at = Some(m.now);
+        row.end_release(m.now, None);
         row.in_doubt = false;
         row.busy = None;
         row.next_at = None;
@@ -281,6 +300,7 @@ impl Run {
                 unwanted: true,
                 busy: None,
                 next_at: None,
+                releases: Vec::new(),
                 failures: 0,
                 calls: 0,
                 ..row.clone()

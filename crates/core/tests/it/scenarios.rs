@@ -27,7 +27,7 @@ struct Case {
     seed: u64,
     bench: Option<Bench>,
     shown: Shown,
-    calls: Vec<Call>,
+    calls: Vec<String>,
     extra: String,
 }
 
@@ -182,7 +182,10 @@ impl Case {
                 self.settings.deadlines.insert(operation.to_owned(), span(deadline));
             }
             "admit" => self.admit(rest),
-            "launch" => self.calls.extend(self.bench.as_mut().unwrap().launch()),
+            "launch" => {
+                let calls = self.bench().launch();
+                self.show(&calls);
+            }
             "advance" => self.advance(),
             "answer" => self.answer(rest),
             "later" => self.later(rest),
@@ -230,7 +233,12 @@ impl Case {
 
     fn advance(&mut self) {
         let calls = self.bench().advance();
-        self.calls.extend(calls);
+        self.show(&calls);
+    }
+
+    fn show(&mut self, calls: &[Call]) {
+        let bench = self.bench.as_ref().expect("nothing is admitted yet");
+        self.calls.extend(calls.iter().map(|c| show::call(bench, c)));
     }
 
     /// Time passes; at each time to wake it decides.
@@ -251,7 +259,7 @@ impl Case {
     fn answer(&mut self, rest: &str) {
         let answers = rest.split("; ").map(|part| self.one_answer(part)).collect();
         let calls = self.bench().answer(answers);
-        self.calls.extend(calls);
+        self.show(&calls);
     }
 
     fn one_answer(&mut self, part: &str) -> Answer {

@@ -44,7 +44,7 @@ fn failure(f: &Failure) -> String {
 }
 
 /// Everything new since the last section.
-pub(crate) fn section(bench: &Bench, shown: &mut Shown, calls: &[Call]) -> String {
+pub(crate) fn section(bench: &Bench, shown: &mut Shown, calls: &[String]) -> String {
     let mut out = String::new();
     for (_, e) in &bench.log[shown.events..] {
         if !HIDDEN.contains(&e.kind) {
@@ -53,7 +53,7 @@ pub(crate) fn section(bench: &Bench, shown: &mut Shown, calls: &[Call]) -> Strin
     }
     shown.events = bench.log.len();
     for c in calls {
-        writeln!(out, "> {}", call(bench, c)).unwrap();
+        writeln!(out, "> {c}").unwrap();
     }
     let rows: Vec<String> = bench.run.ledger.iter().map(|r| row(bench, r)).collect();
     changed(&mut out, &mut shown.rows, rows);
@@ -148,7 +148,8 @@ pub(crate) fn number(key: &CallKey) -> u32 {
     }
 }
 
-fn call(bench: &Bench, c: &Call) -> String {
+/// A call as a scenario shows it.
+pub(crate) fn call(bench: &Bench, c: &Call) -> String {
     let mut out = format!("{}#{}", key(bench, &c.key), number(&c.key));
     match &c.task {
         Task::Perform(work) => {

@@ -1,7 +1,7 @@
 //! Loading and keeping a run: the one place where a request's row, its ledger, its events, its holdings
 //! and those who wait for it change together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -100,12 +100,13 @@ const LOAD: Stmt = both(
 );
 const UPDATE: Stmt = both(
     "update request set state = ?2, live = ?3, run = ?4, version = version + 1, events = ?5, published = ?6, \
-     in_work = ?7, updated_at = ?8, generation = ?9, worker = ?10, due_at = ?11, attention = 0 where id = ?1 and version = ?12",
+     in_work = ?7, updated_at = ?8, no_room_since = ?9, generation = ?10, worker = ?11, due_at = ?12, attention = 0 \
+     where id = ?1 and version = ?13",
 );
 const UPDATE_ATTENTION: Stmt = both(
     "update request set state = ?2, live = ?3, run = ?4, version = version + 1, events = ?5, published = ?6, \
-     in_work = ?7, updated_at = ?8, attention = case when worker is null then 0 else 1 end, \
-     due_at = case when worker is null then ?9 else due_at end where id = ?1 and version = ?10",
+     in_work = ?7, updated_at = ?8, no_room_since = ?9, attention = case when worker is null then 0 else 1 end, \
+     due_at = case when worker is null then ?10 else due_at end where id = ?1 and version = ?11",
 );
 const INSERT: Stmt = both(
     "insert into request (id, tenant, name, kind, state, live, region, order_id, run, version, events, published, due_at, \
@@ -183,6 +184,23 @@ fn holdings(run: &Run) -> BTreeMap<ClusterId, Holding> {
 pub(crate) async fn save(
     tx: &mut Tx<'_>,
     context: &Context,
+    loaded: Loaded,
+    events: Vec<Event>,
+    lease: Lease<'_>,
+    now: Timestamp,
+    chance: &mut SplitMix,
+) -> Result<Loaded, OpError> {
+    let before = loaded.state;
+    let kept = keep(tx, loaded, events, lease, now, chance).await?;
+    if before != kept.state {
+        tell_dependents(tx, context, &kept.run, now, chance).await?;
+    }
+    Ok(kept)
+}
+
+/// The same for the run alone.
+async fn keep(
+    tx: &mut Tx<'_>,
     mut loaded: Loaded,
     events: Vec<Event>,
     lease: Lease<'_>,
@@ -193,16 +211,13 @@ pub(crate) async fn save(
     write_row(tx, &loaded, lease, now).await?;
     loaded.version += 1;
     project(tx, &mut loaded).await?;
-    let (before, after) = (loaded.state, loaded.run.state);
-    loaded.state = after;
-    if before != after {
-        Box::pin(tell_dependents(tx, context, &loaded.run, now, chance)).await?;
-    }
+    loaded.state = loaded.run.state;
     Ok(loaded)
 }
 
 async fn write_row(tx: &mut Tx<'_>, loaded: &Loaded, lease: Lease<'_>, now: Timestamp) -> Result<(), OpError> {
     let run = &loaded.run;
+    let no_room = run.waiting.as_ref().filter(|w| run.state == State::Queued && w.reason == "capacity");
     let mut values = vec![
         run.id.into(),
         run.state.name().into(),
@@ -212,11 +227,14 @@ async fn write_row(tx: &mut Tx<'_>, loaded: &Loaded, lease: Lease<'_>, now: Time
         loaded.published.into(),
         run.is_in_work().into(),
         now.0.into(),
+        no_room.map(|w| w.since.0).into(),
     ];
+    // What is over is never due again, whoever saw to its end.
+    let due = |at: Timestamp| Val::from(if run.state.is_terminal() { Timestamp::NEVER.0 } else { at.0 });
     let (stmt, rest): (&'static Stmt, Vec<Val>) = match lease {
         Lease::Held(worker, until) => (&UPDATE, vec![loaded.generation.into(), worker.into(), until.0.into()]),
-        Lease::Free(due) => (&UPDATE, vec![loaded.generation.into(), Val::Null, due.0.into()]),
-        Lease::Attention(due) => (&UPDATE_ATTENTION, vec![due.0.into()]),
+        Lease::Free(at) => (&UPDATE, vec![loaded.generation.into(), Val::Null, due(at)]),
+        Lease::Attention(at) => (&UPDATE_ATTENTION, vec![due(at)]),
     };
     values.extend(rest);
     values.push(loaded.version.into());
@@ -380,25 +398,30 @@ pub(crate) async fn insert(
     Ok(loaded)
 }
 
-/// A prerequisite that completed wakes its dependents; one that ended otherwise fails them (H24).
+/// A prerequisite that completed wakes its dependents; one that ended otherwise fails them, and they
+/// theirs (H24). A list and no recursion: a batch may be one long chain, and a stack has an end.
 async fn tell_dependents(tx: &mut Tx<'_>, context: &Context, run: &Run, now: Timestamp, chance: &mut SplitMix) -> Result<(), OpError> {
-    let ended = matches!(run.state, State::Failed | State::RollingBack | State::RolledBack);
-    if !ended && run.state != State::Completed {
-        return Ok(());
-    }
-    for row in tx.rows(&DEPENDENTS, &[run.id.into()]).await? {
-        let id: RequestId = row.id(0)?;
-        if !ended {
-            tx.exec(&WAKE, &[id.into(), now.0.into()]).await?;
+    let mut changed = VecDeque::from([(run.id, run.state)]);
+    while let Some((prerequisite, state)) = changed.pop_front() {
+        let ended = matches!(state, State::Failed | State::RollingBack | State::RolledBack);
+        if !ended && state != State::Completed {
             continue;
         }
-        let Some(mut dependent) = load(tx, id).await? else { continue };
-        let mut events = Vec::new();
-        let mut its_chance = SplitMix::new((context.seeds)());
-        let actor = Some(Actor::system("dependencies"));
-        let mut moment = context.moment(now, dependent.generation, &mut its_chance, &mut events, actor);
-        if dependent.run.command(Command::DependencyEnded { prerequisite: run.id }, &mut moment).is_ok() {
-            save(tx, context, dependent, events, Lease::Free(now), now, chance).await?;
+        for row in tx.rows(&DEPENDENTS, &[prerequisite.into()]).await? {
+            let id: RequestId = row.id(0)?;
+            if !ended {
+                tx.exec(&WAKE, &[id.into(), now.0.into()]).await?;
+                continue;
+            }
+            let Some(mut dependent) = load(tx, id).await? else { continue };
+            let mut events = Vec::new();
+            let mut its_chance = SplitMix::new((context.seeds)());
+            let actor = Some(Actor::system("dependencies"));
+            let mut moment = context.moment(now, dependent.generation, &mut its_chance, &mut events, actor);
+            if dependent.run.command(Command::DependencyEnded { prerequisite }, &mut moment).is_ok() {
+                let kept = keep(tx, dependent, events, Lease::Free(now), now, chance).await?;
+                changed.push_back((id, kept.state));
+            }
         }
     }
     Ok(())

@@ -36,10 +36,10 @@ pub async fn a_completion_wakes(scene: Scene) {
 pub async fn a_half_completion_is_looked_at_and_put_away(scene: Scene) {
     let scene = scene.with_one_of_each().await;
     let first = scene.completed("first", json!({})).await;
-    scene.admit("second", json!({})).await;
-    let both = scene.admit("both", on(&["first", "second"])).await;
     scene.ask(first, Command::Suspend { reason: None }).await.unwrap();
     scene.until(first, State::Suspended).await;
+    scene.admit("second", json!({})).await;
+    let both = scene.admit("both", on(&["first", "second"])).await;
     let second = scene.take("w").await;
     scene.drive(second).await;
     // The second one woke it; the suspended one keeps it waiting (H24).
