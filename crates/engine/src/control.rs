@@ -128,10 +128,15 @@ impl Engine {
     ) -> Result<ClusterView, OpError> {
         let old = self.cluster(key).await?;
         self.check_cluster("", &spec, credentials.as_ref())?;
+        // Why compared in clear: sealed twice, the same credentials do not look the same.
         let change = match &credentials {
             None => Credentials::Keep,
+            Some(given) if *given == self.open_credentials(&old)? => Credentials::Keep,
             some => Credentials::Replace(self.seal_credentials(some.as_ref())?),
         };
+        if matches!(change, Credentials::Keep) && spec == old.spec && if_match.is_none_or(|v| v == old.version) {
+            return Ok(old);
+        }
         let view = self.store.run(UpdateCluster { id: old.id, spec, credentials: change, if_match }).await?;
         self.bind(&view)?;
         self.bell.ring();
@@ -181,12 +186,13 @@ impl Engine {
     }
 
     fn bind(&self, view: &ClusterView) -> Result<(), OpError> {
-        let credentials: Value = match &view.credentials {
-            Some(sealed) => self.vault.open_json(CREDENTIALS, sealed).map_err(|e| OpError::Corrupt(e.to_string()))?,
-            None => Value::Null,
-        };
-        self.registry.bind(view.id, view.version, &view.spec, credentials);
+        self.registry.bind(view.id, view.version, &view.spec, self.open_credentials(view)?);
         Ok(())
+    }
+
+    fn open_credentials(&self, view: &ClusterView) -> Result<Value, OpError> {
+        let Some(sealed) = &view.credentials else { return Ok(Value::Null) };
+        self.vault.open_json(CREDENTIALS, sealed).map_err(|e| OpError::Corrupt(e.to_string()))
     }
 
     /// Tests a cluster's connectivity now (SPEC 5).

@@ -45,7 +45,7 @@ fn credentials_come_from_outside() {
         apply.args(["--data", "data", "apply", "-f", "manifest.yaml", "-o", "json"]).env("OS_SECRET", secret);
         apply.output().unwrap().into()
     };
-    for (password, result) in [("hunter2", "created"), ("hunter3", "changed")] {
+    for (password, result) in [("hunter2", "created"), ("hunter2", "unchanged"), ("hunter3", "changed"), ("hunter3", "unchanged")] {
         assert_eq!(results(&apply(password).exits(0).json())[0].1, result);
     }
     assert!(!server.log().contains("hunter"));
@@ -58,7 +58,7 @@ fn a_thousand_requests_are_one_batch() {
     let server = Server::start();
     let many: Vec<String> = (0..1000).map(|i| format!("- {{name: m-{i}, tenant: acme, kind: managed, product: p}}\n")).collect();
     let done = server.apply(&format!("{}requests:\n{}", world(""), many.concat()), &["-o", "json"]);
-    // No cluster of this version serves managed requests: all are refused, and none is kept.
+    // No registered cluster serves managed requests: all are refused, and none is kept.
     assert!(done.exits(3).err.contains("no_cluster"));
     let many: Vec<String> = (0..1001).map(|i| vps(&format!("m-{i}"), "")).collect();
     let done = server.apply(&format!("requests:\n{}", many.concat()), &[]).exits(3);
@@ -68,6 +68,16 @@ fn a_thousand_requests_are_one_batch() {
     assert_eq!(done["items"].as_array().map(Vec::len), Some(1002));
     let listed = server.run(&["list", "--limit", "5000", "-o", "json"]).exits(0).json();
     assert_eq!(listed["items"].as_array().map(Vec::len), Some(1000));
+}
+
+#[test]
+fn h21_other_user_data_is_another_specification() {
+    let server = Server::start();
+    let text = format!("{}requests:\n{}", world(""), vps("db", ", user_data: \"#cloud-config\""));
+    server.apply(&text, &[]).exits(0);
+    assert_eq!(results(&server.apply(&text, &["-o", "json"]).exits(0).json()).last().map(|r| r.1.clone()), Some("unchanged".into()));
+    let done = server.apply(&text.replace("#cloud-config", "#cloud-config v2"), &[]).exits(3);
+    assert!(done.err.contains("/requests/0/user_data"), "{done:?}");
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl Run {
         }
         self.advance_rows(m, &mut d);
         self.conclude(m);
-        if self.state.is_working() {
+        if self.state.is_working() && !d.launch {
             d.wake(self.stuck_at(m));
         }
         d

@@ -92,9 +92,12 @@ impl Run {
     }
 
     fn refuse<T>(&self, what: &str) -> Result<T, Refusal> {
-        let allowed = self.state.allowed_actions().to_vec();
+        // `gone` is final (H13): the state still allows what the request does not any more.
+        let leaving = self.state.is_standing() && self.wanted == Wanted::Gone;
+        let allowed = if leaving { vec!["deprovision"] } else { self.state.allowed_actions().to_vec() };
         let hint = if what == "cancel" && self.state.is_standing() { "; use deprovision" } else { "" };
-        let detail = format!("a request that is {} cannot be asked to {what}{hint}", self.state.name());
+        let name = if leaving { "being deprovisioned" } else { self.state.name() };
+        let detail = format!("a request that is {name} cannot be asked to {what}{hint}");
         Err(Refusal { state: self.state, allowed, detail })
     }
 

@@ -78,6 +78,8 @@ create table request (
     in_work      integer not null default 0,
     -- Since when it has waited in the queue for room on a cluster, while it does (H16).
     no_room_since integer,
+    -- When its time in the queue is over, where it has one (H16).
+    queue_until   integer,
     created_at   integer not null,
     updated_at   integer not null
 ) strict;
@@ -85,6 +87,7 @@ create table request (
 create unique index request_name on request (tenant, name) where live = 1;
 create index request_due on request (due_at) where state <> 'queued' and due_at < 9223372036854775807;
 create index request_queue on request (tenant, due_at, id) where state = 'queued';
+create index request_queue_until on request (state, queue_until) where queue_until is not null;
 create index request_no_room on request (no_room_since) where no_room_since is not null;
 create index request_worker on request (worker) where worker is not null;
 create index request_state on request (state, id);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use provisor_core::chance::SplitMix;
 use provisor_core::check::Flaws;
 use provisor_core::event::Actor;
-use provisor_core::placement::{Choice, choose};
+use provisor_core::placement::Choice;
 use provisor_core::quota::{self, Dimension, Limits, Usage};
 use provisor_core::run::Admission;
 use provisor_core::tenant::TenantSpec;
@@ -232,7 +232,7 @@ impl Admit {
         self.check_names(tx, &tenants).await?;
         let prerequisites = self.resolve_prerequisites(tx, &tenants).await?;
         let order = self.order(&prerequisites)?;
-        let clusters = Clusters::load(tx).await?;
+        let clusters = Clusters::load(tx, self.context.planner.as_ref()).await?;
         let (choices, regions) = self.place(&clusters)?;
         let quota = self.quota(&tenants);
         Ok(Prepared { tenants, prerequisites, order, quota, choices, regions, clusters })
@@ -322,7 +322,7 @@ impl Admit {
         let mut all_regions = Vec::new();
         for (index, spec) in self.items.iter().enumerate() {
             let regions = regions(spec, clusters);
-            let mut choice = choose(&clusters.candidates, spec, &regions, &[]);
+            let mut choice = clusters.choose(None, spec, &regions, &[]);
             if choice.cluster.is_none() && !choice.may_wait {
                 return Err(no_cluster(self.pointer(index), spec, choice.rejected));
             }
@@ -332,7 +332,7 @@ impl Admit {
                 let Err(failure) = self.context.planner.plan(id, spec) else { break };
                 avoid.push((id, failure.message));
                 let ids: Vec<_> = avoid.iter().map(|(id, _)| *id).collect();
-                choice = choose(&clusters.candidates, spec, &regions, &ids);
+                choice = clusters.choose(None, spec, &regions, &ids);
                 if choice.cluster.is_none() && !choice.may_wait {
                     let named = |(id, why): &(_, String)| {
                         let found = clusters.candidates.iter().find(|c| c.id == *id);
@@ -388,7 +388,7 @@ impl Admit {
                 actor: self.actor.clone(),
             };
             let (run, events) = Run::admit(admission, now);
-            let due = if must_wait { run.queue_deadline() } else { now };
+            let due = if must_wait { Timestamp::NEVER } else { now };
             let loaded = save::insert(tx, run, &spec.tenant, events, due, now, &mut chance).await?;
             let depends: Vec<_> = depends_on.iter().map(|p| vec![id.into(), (*p).into()]).collect();
             tx.batch(&DEPEND, &depends).await?;

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use provisor_core::chance::SplitMix;
-use provisor_core::event::Actor;
-use provisor_core::run::Command;
+use provisor_core::event::{Actor, Event};
+use provisor_core::placement::Choice;
+use provisor_core::run::{Command, Moment, RUN_VERSION};
 use provisor_core::workflow::Call;
 use provisor_core::{RequestId, Run, Span, Timestamp};
+use tracing::error;
 
 use super::place::{Clusters, Placed};
 use super::save::{self, Context, Lease, Loaded};
@@ -50,6 +52,9 @@ const DUE: Stmt = both(
     "select id from request where state <> 'queued' and due_at <= ?1 and due_at < 9223372036854775807 order by due_at limit ?2",
 );
 const NEXT_DUE: Stmt = both("select min(due_at) from request where state <> 'queued' and due_at < 9223372036854775807");
+// A request whose time in the queue is over is looked at even where its tenant has no slot left (H16).
+const EXPIRED: Stmt = both("select id from request where state = 'queued' and queue_until <= ?1 order by queue_until limit ?2");
+const NEXT_EXPIRED: Stmt = both("select min(queue_until) from request where state = 'queued' and queue_until > 0");
 // A tenant may have up to its limit in work; whose turn was longest ago comes first.
 const TENANTS: Stmt = both(
     "select t.id from tenant t where t.in_work < t.max_concurrent and exists \
@@ -58,6 +63,7 @@ const TENANTS: Stmt = both(
 const HEAD: Stmt = both("select id from request where tenant = ?1 and state = 'queued' and due_at <= ?2 order by due_at, id limit 1");
 const TURN: Stmt = both("update tenant set last_claimed = (select max(last_claimed) + 1 from tenant) where id = ?1");
 const ROOM: Stmt = both("select max_concurrent - in_work from tenant where id = ?1");
+const POSTPONE: Stmt = both("update request set due_at = ?2 where id = ?1");
 const PREREQUISITES: Stmt =
     both("select count(*) from dependency d join request p on p.id = d.prerequisite where d.request = ?1 and p.state <> 'completed'");
 const NEXT_QUEUED: Stmt = both(
@@ -65,7 +71,9 @@ const NEXT_QUEUED: Stmt = both(
      where t.in_work < t.max_concurrent",
 );
 
-pub(crate) const STATEMENTS: &[&Stmt] = &[&DUE, &NEXT_DUE, &TENANTS, &HEAD, &TURN, &ROOM, &PREREQUISITES, &NEXT_QUEUED];
+pub(crate) const STATEMENTS: &[&Stmt] = &[
+    &DUE, &NEXT_DUE, &EXPIRED, &NEXT_EXPIRED, &TENANTS, &HEAD, &TURN, &ROOM, &POSTPONE, &PREREQUISITES, &NEXT_QUEUED,
+];
 
 /// What cannot be placed is looked at again after this, longer the longer it has waited.
 const LOOK_AGAIN: Span = Span::seconds(1);
@@ -74,6 +82,13 @@ const LOOK_AGAIN_AT_MOST: Span = Span::seconds(30);
 const NEVER_FITS_AFTER: Span = Span::seconds(3600);
 /// Requests without a place that one claim passes by, over all tenants.
 const PASSED_BY_AT_MOST: usize = 64;
+/// The same in one turn of a tenant: then it is the next one's turn, so that a long queue without a place
+/// delays nobody.
+const PASSED_BY_IN_A_TURN: usize = 8;
+/// Requests whose time in the queue is over that one claim ends.
+const EXPIRED_AT_MOST: i64 = 64;
+/// What this release cannot read is looked at again after this, perhaps by a newer one.
+const UNREADABLE_AGAIN: Span = Span::seconds(60);
 
 impl Op for Claim {
     type Out = Batch;
@@ -84,8 +99,9 @@ impl Op for Claim {
         let now = tx.now().await?;
         let mut batch = Batch { claimed: Vec::new(), busy: false, next_due: Timestamp::NEVER };
         self.take_due(tx, now, &mut batch).await?;
+        self.end_expired(tx, now, &mut batch).await?;
         self.take_queued(tx, now, &mut batch).await?;
-        for stmt in [&NEXT_DUE, &NEXT_QUEUED] {
+        for stmt in [&NEXT_DUE, &NEXT_EXPIRED, &NEXT_QUEUED] {
             let due = tx.row(stmt, &[]).await?.map_or(Ok(None), |r| r.opt_int(0))?;
             batch.next_due = batch.next_due.min(due.map_or(Timestamp::NEVER, Timestamp));
         }
@@ -93,12 +109,25 @@ impl Op for Claim {
     }
 }
 
+/// Loads what this release can work on. A document of a newer release (H43) or a damaged one is put off
+/// instead of failing the claim, which would stop all others, too.
+async fn load(tx: &mut Tx<'_>, id: RequestId, now: Timestamp) -> Result<Option<Loaded>, OpError> {
+    let reason = match save::load(tx, id).await {
+        Ok(Some(loaded)) if loaded.run.version > RUN_VERSION => format!("it is of version {}", loaded.run.version),
+        Err(OpError::Corrupt(reason)) => reason,
+        other => return other,
+    };
+    error!(request = %id, reason, "the request cannot be worked on by this release; it is looked at again later");
+    tx.exec(&POSTPONE, &[id.into(), now.plus(UNREADABLE_AGAIN).0.into()]).await?;
+    Ok(None)
+}
+
 impl Claim {
     async fn take_due(&self, tx: &mut Tx<'_>, now: Timestamp, batch: &mut Batch) -> Result<(), OpError> {
         let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
         let due = tx.rows(&DUE, &[now.0.into(), limit.into()]).await?;
         for row in due {
-            let Some(loaded) = save::load(tx, row.id(0)?).await? else { continue };
+            let Some(loaded) = load(tx, row.id(0)?, now).await? else { continue };
             self.lead(tx, loaded, now, Vec::new(), batch).await?;
         }
         Ok(())
@@ -106,7 +135,14 @@ impl Claim {
 
     /// Decides what is next for a request under a new generation; keeps the lease only where there is
     /// something to do.
-    async fn lead(&self, tx: &mut Tx<'_>, mut loaded: Loaded, now: Timestamp, mut events: Vec<provisor_core::event::Event>, batch: &mut Batch) -> Result<(), OpError> {
+    async fn lead(
+        &self,
+        tx: &mut Tx<'_>,
+        mut loaded: Loaded,
+        now: Timestamp,
+        mut events: Vec<Event>,
+        batch: &mut Batch,
+    ) -> Result<(), OpError> {
         loaded.generation += 1;
         let generation = loaded.generation;
         let mut chance = SplitMix::new((self.context.seeds)());
@@ -122,6 +158,21 @@ impl Claim {
         Ok(())
     }
 
+    async fn end_expired(&self, tx: &mut Tx<'_>, now: Timestamp, batch: &mut Batch) -> Result<(), OpError> {
+        for row in tx.rows(&EXPIRED, &[now.0.into(), EXPIRED_AT_MOST.into()]).await? {
+            let Some(mut loaded) = load(tx, row.id(0)?, now).await? else { continue };
+            let mut events = Vec::new();
+            let mut chance = SplitMix::new((self.context.seeds)());
+            let actor = Some(Actor::system("queue"));
+            let mut moment = self.context.moment(now, loaded.generation, &mut chance, &mut events, actor);
+            // The state was read in this transaction, so it cannot refuse.
+            let _ = loaded.run.command(Command::QueueTimeout, &mut moment);
+            save::save(tx, &self.context, loaded, events, Lease::Free(now), now, &mut chance).await?;
+            batch.busy = true;
+        }
+        Ok(())
+    }
+
     async fn take_queued(&self, tx: &mut Tx<'_>, now: Timestamp, batch: &mut Batch) -> Result<(), OpError> {
         let mut clusters: Option<Clusters> = None;
         let mut passed_by = 0;
@@ -132,40 +183,60 @@ impl Claim {
                 return Ok(());
             }
             for tenant in tenants {
-                let tenant = tenant.text(0)?;
-                let room = tx.row(&ROOM, &[tenant.into()]).await?.map_or(Ok(0), |r| r.int(0))?;
-                let head = tx.row(&HEAD, &[tenant.into(), now.0.into()]).await?;
-                let (Some(head), true) = (head, room > 0 && batch.claimed.len() < self.limit) else { continue };
-                if clusters.is_none() {
-                    clusters = Some(Clusters::load(tx).await?);
+                if batch.claimed.len() >= self.limit {
+                    break;
                 }
-                let Some(clusters) = clusters.as_mut() else { continue };
-                if self.start(tx, head.id(0)?, clusters, now, batch).await? {
-                    tx.exec(&TURN, &[tenant.into()]).await?;
-                } else {
-                    passed_by += 1;
-                }
+                let clusters = match &mut clusters {
+                    Some(clusters) => clusters,
+                    none => none.insert(Clusters::load(tx, self.context.planner.as_ref()).await?),
+                };
+                passed_by += self.take_turn(tx, tenant.text(0)?, clusters, now, batch).await?;
             }
         }
         Ok(())
     }
 
+    /// One turn of a tenant: its next request that can start. Answers how many it passed by.
+    async fn take_turn(
+        &self,
+        tx: &mut Tx<'_>,
+        tenant: &str,
+        clusters: &mut Clusters,
+        now: Timestamp,
+        batch: &mut Batch,
+    ) -> Result<usize, OpError> {
+        if tx.row(&ROOM, &[tenant.into()]).await?.map_or(Ok(0), |r| r.int(0))? <= 0 {
+            return Ok(0);
+        }
+        for passed_by in 0..PASSED_BY_IN_A_TURN {
+            let Some(head) = tx.row(&HEAD, &[tenant.into(), now.0.into()]).await? else { return Ok(passed_by) };
+            if self.start(tx, head.id(0)?, clusters, now, batch).await? {
+                tx.exec(&TURN, &[tenant.into()]).await?;
+                return Ok(passed_by);
+            }
+        }
+        tx.exec(&TURN, &[tenant.into()]).await?;
+        Ok(PASSED_BY_IN_A_TURN)
+    }
+
     /// Starts the first attempt of a queued request, or notes what it waits for.
-    async fn start(&self, tx: &mut Tx<'_>, id: RequestId, clusters: &mut Clusters, now: Timestamp, batch: &mut Batch) -> Result<bool, OpError> {
-        let Some(mut loaded) = save::load(tx, id).await? else { return Ok(false) };
+    async fn start(
+        &self,
+        tx: &mut Tx<'_>,
+        id: RequestId,
+        clusters: &mut Clusters,
+        now: Timestamp,
+        batch: &mut Batch,
+    ) -> Result<bool, OpError> {
+        let Some(mut loaded) = load(tx, id, now).await? else { return Ok(false) };
         let mut events = Vec::new();
         let mut chance = SplitMix::new((self.context.seeds)());
-        let deadline = loaded.run.queue_deadline();
         let open = tx.row(&PREREQUISITES, &[id.into()]).await?.map_or(Ok(0), |r| r.int(0))?;
         let actor = Some(Actor::system("queue"));
         let mut moment = self.context.moment(now, loaded.generation + 1, &mut chance, &mut events, actor);
-        let due = if now >= deadline {
-            // The state was read in this transaction, so it cannot refuse.
-            let _ = loaded.run.command(Command::QueueTimeout, &mut moment);
-            now
-        } else if open > 0 {
+        let due = if open > 0 {
             loaded.run.await_turn("prerequisites", Some(format!("{open} not completed yet")), &mut moment);
-            deadline
+            Timestamp::NEVER
         } else {
             match clusters.place(&mut loaded.run, &mut moment) {
                 Placed::Launched => {
@@ -177,22 +248,25 @@ impl Claim {
                     loaded.run.give_up(failure, &mut moment);
                     now
                 }
-                Placed::Not(choice) => {
-                    let busy = choice.rejected.iter().any(|(_, r)| r.starts_with("no room") || r.starts_with("too small"));
-                    let waited = loaded.run.await_turn(
-                        if busy || !choice.may_wait { "capacity" } else { "cluster_health" },
-                        Some(choice.rejected.iter().map(|(c, r)| format!("{c}: {r}")).collect::<Vec<_>>().join("; ")),
-                        &mut moment,
-                    );
-                    if !choice.may_wait && waited >= NEVER_FITS_AFTER {
-                        let _ = loaded.run.command(Command::Unplaceable { rejected: choice.rejected }, &mut moment);
-                    }
-                    now.plus(Span(waited.0 / 4).max(LOOK_AGAIN).min(LOOK_AGAIN_AT_MOST)).min(deadline)
-                }
+                Placed::Not(choice) => now.plus(await_place(&mut loaded.run, choice, &mut moment)),
             }
         };
         save::save(tx, &self.context, loaded, events, Lease::Free(due), now, &mut chance).await?;
         batch.busy = true;
         Ok(false)
     }
+}
+
+/// Notes why no cluster takes it, and answers after how long to look again. What nothing can ever take any
+/// more fails in the end (H16).
+fn await_place(run: &mut Run, choice: Choice, moment: &mut Moment<'_>) -> Span {
+    let busy = choice.rejected.iter().any(|(_, r)| r.starts_with("no room") || r.starts_with("too small"));
+    let reason = if busy || !choice.may_wait { "capacity" } else { "cluster_health" };
+    let detail = choice.rejected.iter().map(|(c, r)| format!("{c}: {r}")).collect::<Vec<_>>().join("; ");
+    let waited = run.await_turn(reason, Some(detail), moment);
+    if !choice.may_wait && waited >= NEVER_FITS_AFTER {
+        // It is queued, so it cannot refuse.
+        let _ = run.command(Command::Unplaceable { rejected: choice.rejected }, moment);
+    }
+    Span(waited.0 / 4).max(LOOK_AGAIN).min(LOOK_AGAIN_AT_MOST)
 }

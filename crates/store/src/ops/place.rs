@@ -1,12 +1,20 @@
 //! Placement inside a transaction: choose, plan, and start the attempt that reserves the room.
+//!
+//! Room that a request has waited for long is kept for it (H16): to whoever was admitted later, the cluster
+//! that it would have if nothing were taken looks full. So large requests come to their place although small
+//! ones would always fit into what just became free. Rejected: a reservation in a table, which would have to
+//! be taken back at each change of a cluster; who waits, and for what, is asked anew in each transaction.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use provisor_core::cluster::{ClusterSpec, Health};
 use provisor_core::placement::{Candidate, Choice, choose};
 use provisor_core::quota::Amounts;
 use provisor_core::run::{Launch, Moment};
-use provisor_core::{ClusterId, Failure, Run};
+use provisor_core::workflow::Planner;
+use provisor_core::{ClusterId, Failure, RequestId, Run, Span, Spec};
+use serde::Deserialize;
 
 use crate::op::OpError;
 use crate::tx::{Stmt, Tx, both};
@@ -16,12 +24,33 @@ const CLUSTERS: Stmt = both(
      reserved_storage + used_storage, reserved_slots + used_slots from cluster order by ordinal",
 );
 
-pub(crate) const STATEMENTS: &[&Stmt] = &[&CLUSTERS];
+// Why a cross join: SQLite keeps its order, so the few that wait are asked, not every tenant. Why the slot:
+// room that a request could not use now is kept from nobody.
+const ELDERS: Stmt = both(
+    "select r.run from request r cross join tenant t where r.no_room_since <= ?1 and t.id = r.tenant \
+     and t.in_work < t.max_concurrent order by r.no_room_since limit ?2",
+);
+
+pub(crate) const STATEMENTS: &[&Stmt] = &[&CLUSTERS, &ELDERS];
+
+/// After this long without a place, younger requests may not take room on its best cluster (H16).
+const KEPT_AFTER: Span = Span::seconds(900);
+/// Of those that have waited so long, so many are minded, the longest first.
+const ELDERS_AT_MOST: i64 = 64;
 
 /// The clusters as placement sees them in this transaction. What is placed in it counts at once.
 pub(crate) struct Clusters {
     pub candidates: Vec<Candidate>,
     identities: BTreeMap<ClusterId, String>,
+    kept: Vec<(ClusterId, RequestId)>,
+}
+
+/// The part of a run that is needed to find its best cluster.
+#[derive(Deserialize)]
+struct Elder {
+    id: RequestId,
+    spec: Spec,
+    regions: Vec<String>,
 }
 
 /// What became of an attempt at placement.
@@ -36,8 +65,8 @@ pub(crate) enum Placed {
 
 impl Clusters {
     /// Reads them all; there are tens or hundreds, not millions.
-    pub(crate) async fn load(tx: &mut Tx<'_>) -> Result<Self, OpError> {
-        let mut found = Self { candidates: Vec::new(), identities: BTreeMap::new() };
+    pub(crate) async fn load(tx: &mut Tx<'_>, planner: &dyn Planner) -> Result<Self, OpError> {
+        let mut found = Self { candidates: Vec::new(), identities: BTreeMap::new(), kept: Vec::new() };
         for row in tx.rows(&CLUSTERS, &[]).await? {
             let id: ClusterId = row.id(0)?;
             if let Some(identity) = row.opt_text(4)? {
@@ -52,7 +81,52 @@ impl Clusters {
                 taken_slots: row.int(8)?,
             });
         }
+        let before = tx.now().await?.0.saturating_sub(KEPT_AFTER.0);
+        for row in tx.rows(&ELDERS, &[before.into(), ELDERS_AT_MOST.into()]).await? {
+            let elder: Elder = row.json(0)?;
+            found.kept.extend(found.best(&elder, planner).map(|cluster| (cluster, elder.id)));
+        }
         Ok(found)
+    }
+
+    /// Where placement would put it if nothing were taken.
+    fn best(&self, elder: &Elder, planner: &dyn Planner) -> Option<ClusterId> {
+        let empty = |c: &Candidate| Candidate { taken: Amounts::default(), taken_slots: 0, ..c.clone() };
+        let candidates: Vec<Candidate> = self.candidates.iter().map(empty).collect();
+        let mut avoid = Vec::new();
+        loop {
+            let best = choose(&candidates, &elder.spec, &elder.regions, &avoid).cluster?;
+            if planner.plan(best, &elder.spec).is_ok() {
+                return Some(best);
+            }
+            avoid.push(best);
+        }
+    }
+
+    /// Chooses a cluster for a request, or for one that is yet to come (`None`), which is younger than all.
+    pub(crate) fn choose(&self, id: Option<RequestId>, spec: &Spec, regions: &[String], avoid: &[ClusterId]) -> Choice {
+        let kept: Vec<ClusterId> =
+            self.kept.iter().filter(|(_, elder)| id.is_none_or(|id| *elder < id)).map(|(cluster, _)| *cluster).collect();
+        let mut candidates = Cow::Borrowed(self.candidates.as_slice());
+        if !kept.is_empty() {
+            for candidate in candidates.to_mut().iter_mut().filter(|c| kept.contains(&c.id)) {
+                let (limit, taken) = (candidate.spec.capacity, candidate.taken);
+                candidate.taken = Amounts {
+                    cpu: limit.cpu.unwrap_or(taken.cpu),
+                    memory_gb: limit.memory_gb.unwrap_or(taken.memory_gb),
+                    storage_gb: limit.storage_gb.unwrap_or(taken.storage_gb),
+                };
+                candidate.taken_slots = limit.slots.unwrap_or(candidate.taken_slots);
+            }
+        }
+        let mut choice = choose(&candidates, spec, regions, avoid);
+        for candidate in self.candidates.iter().filter(|c| kept.contains(&c.id)) {
+            let rejected = choice.rejected.iter_mut().find(|(name, _)| *name == candidate.spec.name);
+            if let Some((_, reason)) = rejected.filter(|(_, reason)| reason.starts_with("no room")) {
+                reason.push_str(", as it is kept for a request that has waited longer");
+            }
+        }
+        choice
     }
 
     /// Starts the next attempt of a run where there is room for it.
@@ -60,7 +134,7 @@ impl Clusters {
         let mut avoid = run.failed_clusters();
         let mut refusal: Option<Failure> = None;
         loop {
-            let choice = choose(&self.candidates, &run.spec, &run.regions, &avoid);
+            let choice = self.choose(Some(run.id), &run.spec, &run.regions, &avoid);
             let Some(id) = choice.cluster else {
                 return match refusal {
                     Some(failure) if !choice.may_wait => Placed::Refused(failure),
@@ -84,6 +158,7 @@ impl Clusters {
                         plan,
                     };
                     run.launch(launch, m);
+                    self.kept.retain(|(_, elder)| *elder != run.id);
                     return Placed::Launched;
                 }
                 Err(failure) => {

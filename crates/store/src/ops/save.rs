@@ -110,8 +110,8 @@ const UPDATE_ATTENTION: Stmt = both(
 );
 const INSERT: Stmt = both(
     "insert into request (id, tenant, name, kind, state, live, region, order_id, run, version, events, published, due_at, \
-     cpu, memory, storage, in_work, created_at, updated_at) \
-     values (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, 1, ?9, ?10, ?11, ?12, ?13, ?14, 0, ?15, ?15)",
+     cpu, memory, storage, in_work, queue_until, created_at, updated_at) \
+     values (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, 1, ?9, ?10, ?11, ?12, ?13, ?14, 0, ?15, ?16, ?16)",
 );
 const INSERT_EVENT: Stmt = both(
     "insert into event (id, subject, version, sequence, kind, tenant, at, body) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
@@ -377,6 +377,7 @@ pub(crate) async fn insert(
         needs.cpu.into(),
         needs.memory_gb.into(),
         needs.storage_gb.into(),
+        run.spec.queue_timeout_seconds.map(|_| run.queue_deadline().0).into(),
         now.0.into(),
     ];
     tx.exec(&INSERT, &values).await?;

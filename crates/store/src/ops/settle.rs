@@ -84,7 +84,7 @@ impl Op for Settle {
 pub(crate) async fn advance(tx: &mut Tx<'_>, run: &mut Run, m: &mut Moment<'_>) -> Result<Directive, OpError> {
     let mut directive = run.advance(m);
     while directive.launch {
-        let mut clusters = Clusters::load(tx).await?;
+        let mut clusters = Clusters::load(tx, m.planner).await?;
         if !matches!(clusters.place(run, m), Placed::Launched) {
             let failure = run.error.clone().unwrap_or_else(|| {
                 provisor_core::Failure::new(provisor_core::Class::Capacity, "no_cluster", "no other cluster has room")

@@ -37,6 +37,7 @@ conformance! {
     claim_sick: claim::a_sick_cluster_is_waited_for_by_name;
     claim_never: claim::what_never_fits_any_more_fails_after_an_hour;
     claim_time_out: claim::a_queue_time_out_ends_the_wait;
+    claim_no_slot: claim::a_queue_time_out_needs_no_slot;
     claim_image: claim::an_image_that_nobody_has_fails;
     claim_unreadable: claim::a_row_that_cannot_be_read_stops_nobody;
     claim_elsewhere: claim::a_failed_attempt_goes_on_elsewhere;

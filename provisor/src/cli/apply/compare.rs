@@ -91,7 +91,7 @@ pub(crate) fn cluster(present: &Cluster, entry: &Entry<ClusterSpec>) -> Option<V
 
 /// The keys in which a live request differs from what the file asks for; empty when it is the same.
 /// `id_of` gives the id of a name in the file. A request's user data is encrypted with the server's key, so
-/// only whether there is some can be seen from here.
+/// only whether there is some can be seen here; the server is asked for the rest.
 pub(crate) fn request(present: &Request, wanted: &Spec, id_of: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let depends = wanted.depends_on.iter().map(|d| id_of(d).unwrap_or_else(|| d.clone())).collect();
     let after = comparable(json!(wanted), depends);

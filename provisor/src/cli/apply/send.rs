@@ -78,6 +78,7 @@ pub(crate) async fn apply(session: &Session, manifest: &Manifest, dry_run: bool)
     let mut applied = Applied::default();
     let standing = standing(session, &manifest.requests).await?;
     let places = refuse_changed(manifest, &standing)?;
+    refuse_other_user_data(session, manifest, &standing).await?;
     for (index, entry) in manifest.tenants.iter().enumerate() {
         let done = tenant(session, entry, dry_run).await.map_err(|e| placed(e, &format!("/tenants/{index}")))?;
         applied.items.push(done);
@@ -188,6 +189,29 @@ fn refuse_changed(manifest: &Manifest, standing: &BTreeMap<usize, Request>) -> R
         }
     }
     flaws.finish(places).map_err(|all| {
+        let text = "some requests are there with another specification; nothing was changed".to_owned();
+        Fail::Flawed(text, all)
+    })
+}
+
+/// User data is kept encrypted, so only the server can tell whether it is the same: a dry run of what stands
+/// there, with the file's user data in its place, says so when it refuses the taken name.
+async fn refuse_other_user_data(session: &Session, manifest: &Manifest, standing: &BTreeMap<usize, Request>) -> Result<(), Fail> {
+    let mut flaws = provisor_core::check::Flaws::default();
+    for (index, present) in standing {
+        let given = manifest.requests.get(*index).and_then(|e| e.raw.get("user_data")).filter(|v| !v.is_null());
+        let Some(given) = given else { continue };
+        let mut spec = present.spec.clone();
+        if let Some(map) = spec.as_object_mut() {
+            map.insert("user_data".to_owned(), given.clone());
+        }
+        let Err(ClientError::Problem(problem)) = session.client.dry_run(&spec).await else { continue };
+        if problem.more.get("same_specification") == Some(&json!(false)) {
+            let message = format!("{} ({}) is there with another user_data; requests do not change", present.name, present.id);
+            flaws.add(&format!("/requests/{index}/user_data"), "unique", &Value::Null, message);
+        }
+    }
+    flaws.finish(()).map_err(|all| {
         let text = "some requests are there with another specification; nothing was changed".to_owned();
         Fail::Flawed(text, all)
     })

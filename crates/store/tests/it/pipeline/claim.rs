@@ -202,12 +202,29 @@ pub async fn a_queue_time_out_ends_the_wait(scene: Scene) {
     let start = scene.store.now();
     let room = scene.admit("room", json!({"queue_timeout_seconds": 20})).await;
     let order = scene.admit("order", json!({"queue_timeout_seconds": 5, "depends_on": ["room"]})).await;
-    assert_eq!(row_of(&scene.store, order).await.due_at, start.plus(Span::seconds(5)).0, "due when its time is over");
+    assert_eq!(row_of(&scene.store, order).await.due_at, Timestamp::NEVER.0);
+    scene.claim("w", 8).await;
     for (id, seconds) in [(order, 5), (room, 20)] {
         let run = scene.until(id, State::RolledBack).await;
         assert_eq!(run.error.unwrap().code, "queue_timeout");
         assert_eq!(scene.store.now(), start.plus(Span::seconds(seconds)), "not later than it said");
     }
+    scene.check().await;
+}
+
+pub async fn a_queue_time_out_needs_no_slot(scene: Scene) {
+    scene.tenant("acme", json!({"max_concurrent": 1})).await;
+    scene.cluster("one", json!({})).await;
+    scene.admit("busy", json!({})).await;
+    let worker = scene.take("w").await;
+    scene.admit("queued", json!({})).await;
+    let id = scene.admit("hasty", json!({"queue_timeout_seconds": 5})).await;
+    assert_eq!(scene.claim("w", 8).await.next_due, START.plus(Span::seconds(5)));
+    scene.clock.advance(Span::seconds(5));
+    assert!(scene.claim("w", 8).await.busy);
+    let run = scene.run_of(id).await;
+    assert_eq!((run.state, run.error.unwrap().code.as_str()), (State::RolledBack, "queue_timeout"));
+    scene.drive(worker).await;
     scene.check().await;
 }
 
