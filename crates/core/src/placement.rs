@@ -43,10 +43,9 @@ fn never(candidate: &Candidate, spec: &Spec, regions: &[String]) -> Option<Strin
     if let Some(pinned) = spec.cluster.as_ref().filter(|p| **p != c.name) {
         return Some(format!("the request is pinned to {pinned}"));
     }
-    if let Some(provider) = &spec.provider {
-        if c.provider.name() != provider && !c.plays().iter().any(|p| p.name() == provider) {
-            return Some(format!("is {}, not {provider}", c.provider.name()));
-        }
+    let plays = |p: &String| c.provider.name() == p || c.plays().iter().any(|played| played.name() == p);
+    if let Some(provider) = spec.provider.as_ref().filter(|p| !plays(p)) {
+        return Some(format!("is {}, not {provider}", c.provider.name()));
     }
     if !regions.is_empty() && !regions.contains(&c.region) {
         return Some(format!("is in region {}", c.region));

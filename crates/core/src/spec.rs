@@ -132,7 +132,7 @@ impl Spec {
             ports: ports(&mut o, f),
             ssh_keys: o.list("ssh_keys", 50, f, ssh_key),
             user_data: o.text("user_data", 65_535, f).map(|clear| seal.seal(&clear)),
-            probes: o.raw("probes").and_then(|v| Probes::check(&o.at("probes"), v, f)),
+            probes: o.raw("probes").map(|v| Probes::check(&o.at("probes"), v, f)),
             strategy: o.raw("strategy").map_or_else(Strategy::default, |v| Strategy::check(&o.at("strategy"), v, f)),
             order_id: o.text("order_id", 255, f),
             notify_email: o.text("notify_email", 254, f),

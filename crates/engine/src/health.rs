@@ -43,10 +43,10 @@ async fn round(engine: &Engine, failures: &mut BTreeMap<ClusterId, u32>) {
         let bound = engine.registry.get(view.id).ok()?;
         let began = engine.store.now();
         let checks = tokio::time::timeout(TEST_LIMIT, bound.provider.test()).await.ok();
-        if let (None, Ok(Ok(identity))) = (&view.identity, tokio::time::timeout(TEST_LIMIT, bound.identity()).await) {
-            if let Err(error) = engine.store.run(SetIdentity { id: view.id, identity }).await {
-                warn!(cluster = %view.spec.name, %error, "its identity could not be noted");
-            }
+        let identity = tokio::time::timeout(TEST_LIMIT, bound.identity()).await.ok().and_then(Result::ok);
+        if let (None, Some(identity)) = (&view.identity, identity) {
+            let noted = engine.store.run(SetIdentity { id: view.id, identity }).await;
+            noted.unwrap_or_else(|error| warn!(cluster = %view.spec.name, %error, "its identity could not be noted"));
         }
         Some((view, checks, engine.store.now().since(began)))
     });

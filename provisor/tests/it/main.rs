@@ -9,5 +9,7 @@ mod lifecycle;
 mod outside;
 mod process;
 mod quickstart;
+mod race;
 mod recovery;
+mod refusals;
 mod timeline;

@@ -62,11 +62,11 @@ pub struct HttpProbe {
 }
 
 impl Probes {
-    pub(super) fn check(pointer: &str, value: &Value, flaws: &mut Flaws) -> Option<Self> {
+    pub(super) fn check(pointer: &str, value: &Value, flaws: &mut Flaws) -> Self {
         let mut o = Object::new(pointer, value, flaws);
         let http = o.raw("http").and_then(|v| HttpProbe::check(&o.at("http"), v, flaws));
         o.finish(flaws);
-        Some(Self { http })
+        Self { http }
     }
 }
 

@@ -32,8 +32,10 @@ const SHAPES: [(&str, &str); 6] = [
     ("managed", MANAGED),
 ];
 
-/// Fixed, so that all tests of the crate stay within seconds.
-const CASES: u32 = 400;
+/// Fixed, so that all tests of the crate stay within seconds; `PROVISOR_CASES` asks for more.
+fn cases() -> u32 {
+    std::env::var("PROVISOR_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(400)
+}
 
 fn weather() -> impl Strategy<Value = Weather> {
     let some = |most: u64| prop_oneof![Just(0), 1..most];
@@ -42,7 +44,7 @@ fn weather() -> impl Strategy<Value = Weather> {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: CASES, max_shrink_iters: 64, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: cases(), max_shrink_iters: 64, failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn every_life_keeps_the_rules(seed in any::<u64>(), shape in 0..SHAPES.len(), weather in weather()) {

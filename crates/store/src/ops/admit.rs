@@ -127,8 +127,8 @@ impl Op for Admit {
 
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Vec<RequestView>, OpError> {
         let now = tx.now().await?;
-        self.lock_tenants(tx).await?;
-        if let Some(former) = self.remembered(tx, now).await? {
+        let scope = self.lock_tenants(tx).await?;
+        if let Some(former) = self.remembered(tx, &scope, now).await? {
             return Ok(former);
         }
         let former = match self.retry_of {
@@ -145,7 +145,7 @@ impl Op for Admit {
             return Err(OpError::QuotaExceeded(exceeded.iter().filter(|d| !d.fits()).cloned().collect()));
         }
         let views = self.store(tx, prepared, now).await?;
-        self.remember(tx, &views, now).await?;
+        self.remember(tx, &scope, &views, now).await?;
         if let (Some(old), Some(new)) = (former, views.first()) {
             save::note_retried(tx, &self.context, old, new.run.id, now, self.actor.clone()).await?;
         }
@@ -182,25 +182,21 @@ impl Admit {
         self.pointers.get(index).map_or("", String::as_str)
     }
 
-    async fn lock_tenants(&self, tx: &mut Tx<'_>) -> Result<(), OpError> {
-        for name in self.items.iter().map(|s| s.tenant.as_str()).collect::<BTreeSet<_>>() {
-            tx.rows(&LOCK, &[name.into()]).await?;
-        }
-        Ok(())
-    }
-
-    /// The scope of an idempotency key: the tenant, or the platform for a batch over several (H20).
-    fn scope(&self) -> String {
+    /// Locks the tenants. Answers the scope of an idempotency key: the tenant, or the platform for a batch
+    /// over several (H20). The id and not the name, which another tenant may have one day (H26).
+    async fn lock_tenants(&self, tx: &mut Tx<'_>) -> Result<String, OpError> {
         let names: BTreeSet<&str> = self.items.iter().map(|s| s.tenant.as_str()).collect();
-        match (names.first(), names.len()) {
-            (Some(one), 1) => (*one).to_owned(),
-            _ => "*".to_owned(),
+        let mut ids = Vec::with_capacity(names.len());
+        for name in names {
+            let id = tx.row(&LOCK, &[name.into()]).await?.map(|r| r.text(0).map(str::to_owned)).transpose()?;
+            ids.push(id.unwrap_or_else(|| name.to_owned()));
         }
+        Ok(if ids.len() == 1 { ids.concat() } else { "*".to_owned() })
     }
 
-    async fn remembered(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Option<Vec<RequestView>>, OpError> {
+    async fn remembered(&self, tx: &mut Tx<'_>, scope: &str, now: Timestamp) -> Result<Option<Vec<RequestView>>, OpError> {
         let Some(key) = &self.idempotency else { return Ok(None) };
-        let values = [self.scope().into(), key.route.as_str().into(), key.key.as_str().into()];
+        let values = [scope.into(), key.route.as_str().into(), key.key.as_str().into()];
         let Some(row) = tx.row(&REMEMBERED, &values).await? else { return Ok(None) };
         if row.text(0)? != key.fingerprint {
             return Err(OpError::IdempotencyMismatch);
@@ -213,11 +209,11 @@ impl Admit {
         Ok(Some(views))
     }
 
-    async fn remember(&self, tx: &mut Tx<'_>, views: &[RequestView], now: Timestamp) -> Result<(), OpError> {
+    async fn remember(&self, tx: &mut Tx<'_>, scope: &str, views: &[RequestView], now: Timestamp) -> Result<(), OpError> {
         let Some(key) = &self.idempotency else { return Ok(()) };
         let ids: Vec<RequestId> = views.iter().map(|v| v.run.id).collect();
         let values = [
-            self.scope().into(),
+            scope.into(),
             key.route.as_str().into(),
             key.key.as_str().into(),
             key.fingerprint.as_str().into(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use provisor_core::chance::SplitMix;
 use provisor_core::event::Actor;
-use provisor_core::run::Command;
+use provisor_core::run::{Command, Wanted};
 use provisor_core::{RequestId, State, TenantId};
 
 use super::requests::RequestView;
@@ -42,7 +42,9 @@ impl Op for Ask {
         let now = tx.now().await?;
         let found = save::load(tx, self.id).await?.filter(|l| self.scope.is_none_or(|t| t == l.run.tenant));
         let mut loaded = found.ok_or(OpError::NotFound("request"))?;
-        if let Command::Deprovision { force: false, .. } = &self.command {
+        // What is under way already is not asked for again.
+        let new = loaded.run.wanted != Wanted::Gone;
+        if let (Command::Deprovision { force: false, .. }, true) = (&self.command, new) {
             self.refuse_while_stood_on(tx, loaded.run.state).await?;
         }
         let mut events = Vec::new();
