@@ -3,8 +3,8 @@
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
-use axum::http::{HeaderMap, StatusCode, header, request::Parts};
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, header, request::Parts};
+use futures::StreamExt as _;
 use provisor_core::check::{Flaws, nearest};
 use serde_json::Value;
 
@@ -12,6 +12,8 @@ use crate::problem::Problem;
 
 /// Largest body.
 pub const BODY_LIMIT_BYTES: usize = 1024 * 1024;
+/// As much of a body that is too large is taken in before it is refused.
+const DRAIN_LIMIT_BYTES: usize = 16 * BODY_LIMIT_BYTES;
 /// Entries of a page where the caller says nothing, and at most.
 const PAGE_DEFAULT: i64 = 50;
 const PAGE_LIMIT: i64 = 500;
@@ -24,8 +26,8 @@ pub(crate) struct Body(pub(crate) Value);
 
 impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let bytes = read(request, state).await?;
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let bytes = read(request).await?;
         let value = serde_json::from_slice(&bytes);
         value.map(Self).map_err(|e| Problem::new("malformed_body", format!("The body is not one JSON document: {e}.")))
     }
@@ -37,8 +39,8 @@ pub(crate) struct OptionalBody(pub(crate) Value);
 
 impl<S: Send + Sync> FromRequest<S> for OptionalBody {
     type Rejection = Problem;
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let bytes = read(request, state).await?;
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let bytes = read(request).await?;
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self(Value::Object(serde_json::Map::new())));
         }
@@ -47,14 +49,31 @@ impl<S: Send + Sync> FromRequest<S> for OptionalBody {
     }
 }
 
-async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
-    Bytes::from_request(request, state).await.map_err(|rejection| {
-        if rejection.into_response().status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Problem::new("too_large", format!("The body is larger than {BODY_LIMIT_BYTES} bytes."))
-        } else {
-            Problem::new("malformed_body", "The body broke off.")
+/// The whole body. One that is too large is taken in to its end, as far as that is bearable, and thrown away:
+/// closed while it still sends, a client would see its connection break off instead of the answer.
+async fn read(request: Request) -> Result<Bytes, Problem> {
+    let too_large = || {
+        let problem = Problem::new("too_large", format!("The body is larger than {BODY_LIMIT_BYTES} bytes."));
+        problem.header(header::CONNECTION, "close")
+    };
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    // Who expects a word before sending need not send at all.
+    let bearable = if request.headers().contains_key(header::EXPECT) { BODY_LIMIT_BYTES } else { DRAIN_LIMIT_BYTES };
+    if length.is_some_and(|length| length > bearable) {
+        return Err(too_large());
+    }
+    let mut stream = request.into_body().into_data_stream();
+    let (mut body, mut taken) = (Vec::new(), 0_usize);
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|_| Problem::new("malformed_body", "The body broke off."))?;
+        taken = taken.saturating_add(chunk.len());
+        if taken <= BODY_LIMIT_BYTES {
+            body.extend_from_slice(&chunk);
+        } else if taken > DRAIN_LIMIT_BYTES {
+            break;
         }
-    })
+    }
+    if taken > BODY_LIMIT_BYTES { Err(too_large()) } else { Ok(body.into()) }
 }
 
 /// The query string. Unknown names are refused: a filter with a typing error would show everything.

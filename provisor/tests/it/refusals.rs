@@ -185,7 +185,7 @@ fn strangers_and_unknown_ids_get_nothing() {
         refused(&http, "GET", &format!("/api/requests/{none}{part}"), None, "not_found", 404);
     }
     for action in ["cancel", "suspend", "reactivate", "deprovision", "retry", "check-status", "manual-input"] {
-        let body = if action == "manual-input" { json!({"endpoints": []}) } else { json!({}) };
+        let body = if action == "manual-input" { json!({"endpoints": [{"name": "url", "url": "https://x.example"}]}) } else { json!({}) };
         refused(&http, "POST", &format!("/api/requests/{none}/{action}"), Some(body.to_string()), "not_found", 404);
     }
     for path in ["/api/requests/not-an-id", "/api/tenants/nobody", "/api/clusters/nobody", "/sim/nobody/inventory", "/nowhere"] {
@@ -241,11 +241,14 @@ fn what_cannot_be_is_refused_at_admission() {
         let problem = refused(&http, "POST", "/api/clusters", Some(body), "invalid_request", 422);
         names(&problem, "/provider", "enum", &json!(provider));
     }
-    let settings = cluster(&json!({"settings": {"breaker": {"failures": 3}, "sede": 1, "retry": {"max_retries": 1}}}));
+    let settings = cluster(&json!({"settings": {"breaker": {"failures": 3}, "retry": {"max_retries": 1}}}));
     let problem = refused(&http, "POST", "/api/clusters", settings, "invalid_request", 422);
     names(&problem, "/settings/breaker", "unknown_key", &json!({"failures": 3}));
-    names(&problem, "/settings/sede", "unknown_key", &json!(1));
     names(&problem, "/settings/retry/max_retries", "min", &json!(1));
+    let settings = cluster(&json!({"settings": {"sede": 1, "faults": [{"operation": "*", "kind": "explode"}]}}));
+    let problem = refused(&http, "POST", "/api/clusters", settings, "invalid_request", 422);
+    names(&problem, "/settings/sede", "unknown_key", &json!(1));
+    names(&problem, "/settings/faults/0/kind", "enum", &json!("explode"));
     refused(&http, "POST", "/api/clusters", cluster(&json!({"name": "sim-1"})), "name_taken", 409);
     refused(&http, "POST", "/api/tenants", Some(json!({"name": "acme"}).to_string()), "name_taken", 409);
     assert_eq!(stored(&http), before);
