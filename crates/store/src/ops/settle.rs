@@ -70,11 +70,8 @@ impl Op for Settle {
             advance(tx, &mut loaded.run, &mut moment).await?
         };
         let released = directive.calls.is_empty() && !self.in_flight;
-        let lease = if released {
-            Lease::Free(directive.wake_at)
-        } else {
-            Lease::Held(&self.worker, now.plus(self.context.lease))
-        };
+        let lease =
+            if released { Lease::Free(directive.wake_at) } else { Lease::Held(&self.worker, now.plus(self.context.lease)) };
         let kept = save::save(tx, &self.context, loaded, events, lease, now, &mut chance).await?;
         Ok(Settled { run: kept.run, calls: directive.calls, wake_at: directive.wake_at, released })
     }
@@ -84,7 +81,8 @@ impl Op for Settle {
 pub(crate) async fn advance(tx: &mut Tx<'_>, run: &mut Run, m: &mut Moment<'_>) -> Result<Directive, OpError> {
     let mut directive = run.advance(m);
     while directive.launch {
-        let mut clusters = Clusters::load(tx, m.planner).await?;
+        save::lock_tenant(tx, run.tenant).await?;
+        let mut clusters = Clusters::locked(tx, m.planner).await?;
         if !matches!(clusters.place(run, m), Placed::Launched) {
             let failure = run.error.clone().unwrap_or_else(|| {
                 provisor_core::Failure::new(provisor_core::Class::Capacity, "no_cluster", "no other cluster has room")
@@ -98,4 +96,3 @@ pub(crate) async fn advance(tx: &mut Tx<'_>, run: &mut Run, m: &mut Moment<'_>) 
     }
     Ok(directive)
 }
-
