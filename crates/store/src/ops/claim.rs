@@ -51,10 +51,13 @@ pub struct Batch {
 // On PostgreSQL a claim takes what nobody else is at: it waits for no lock.
 macro_rules! due {
     ($tail:literal) => {
-        concat!("select id from request where state <> 'queued' and due_at <= ?1 and due_at < 9223372036854775807 order by due_at limit ?2", $tail)
+        concat!(
+            "select id from request where state <> 'queued' and due_at <= ?1 and due_at < 9223372036854775807 order by due_at",
+            $tail
+        )
     };
 }
-const DUE: Stmt = each(due!(""), due!(" for update skip locked"));
+const DUE: Stmt = each(due!(" limit ?2"), due!(", id limit ?2 for update skip locked"));
 const NEXT_DUE: Stmt = both("select min(due_at) from request where state <> 'queued' and due_at < 9223372036854775807");
 // A request whose time in the queue is over is looked at even where its tenant has no slot left (H16).
 macro_rules! expired {
@@ -67,11 +70,14 @@ const NEXT_EXPIRED: Stmt = both("select min(queue_until) from request where stat
 // A tenant may have up to its limit in work; whose turn was longest ago comes first.
 macro_rules! tenants {
     ($tail:literal) => {
-        concat!("select t.id from tenant t where t.in_work < t.max_concurrent and exists \
-     (select 1 from request r where r.tenant = t.id and r.state = 'queued' and r.due_at <= ?1) order by t.last_claimed limit ?2", $tail)
+        concat!(
+            "select t.id from tenant t where t.in_work < t.max_concurrent and exists \
+     (select 1 from request r where r.tenant = t.id and r.state = 'queued' and r.due_at <= ?1) order by t.last_claimed",
+            $tail
+        )
     };
 }
-const TENANTS: Stmt = each(tenants!(""), tenants!(" for update of t skip locked"));
+const TENANTS: Stmt = each(tenants!(" limit ?2"), tenants!(", t.id limit ?2 for update of t skip locked"));
 macro_rules! head {
     ($tail:literal) => {
         concat!(

@@ -144,9 +144,11 @@ const HOLD_TENANT: Stmt = both(
      used_vps = used_vps + ?5, used_kubernetes_namespace = used_kubernetes_namespace + ?6, \
      used_environment = used_environment + ?7, used_managed = used_managed + ?8, in_work = in_work + ?9 where id = ?1",
 );
-const DEPENDENTS: Stmt = both(
+const DEPENDENTS: Stmt = each(
     // Why a cross join: SQLite keeps its order, so the few dependents are asked, not the whole queue.
     "select d.request from dependency d cross join request r where r.id = d.request and d.prerequisite = ?1 and r.state = 'queued'",
+    "select d.request from dependency d join request r on r.id = d.request where d.prerequisite = ?1 and r.state = 'queued' \
+     order by d.request",
 );
 const WAKE: Stmt = both("update request set due_at = ?2 where id = ?1 and state = 'queued' and due_at > ?2");
 

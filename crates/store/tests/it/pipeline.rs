@@ -2,8 +2,8 @@
 
 mod claim;
 mod depend;
-mod scene;
-mod tables;
+pub mod scene;
+pub mod tables;
 mod truth;
 
 use scene::Scene;

@@ -3,7 +3,10 @@
 //! The server lives as long as this process: it ends with the pipe to its script. Where there are no server
 //! programs the tests are skipped with a line, or fail when `PROVISOR_TEST_REQUIRE_SERVICES=1` is set.
 
+mod driver;
 mod opening;
+mod races;
+mod same;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ChildStdin, Command, Stdio};
@@ -11,6 +14,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use provisor_store::Store;
+use provisor_store::driver::Postgres;
+use provisor_store::driver::postgres::Lanes;
 
 struct Server {
     /// Ends with `/`.
@@ -82,3 +87,7 @@ pub fn store() -> Option<Store> {
     Some(Store::open_postgres(&database()?).unwrap())
 }
 
+/// With other numbers of connections.
+pub fn driver(url: &str, lanes: Lanes) -> Postgres {
+    Postgres::open_with(url, lanes, None).unwrap()
+}

@@ -65,7 +65,8 @@ fn a_wrong_login_is_refused() {
 fn a_newer_schema_is_refused() {
     let Some(url) = database() else { return };
     drop(Store::open_postgres(&url).unwrap());
-    let newer = "insert into refinery_schema_history (version, name, applied_on, checksum) values (99, 'later', '2030-01-01', '1')";
+    let newer =
+        "insert into refinery_schema_history (version, name, applied_on, checksum) values (99, 'later', '2030-01-01', '1')";
     sql(&url, newer);
     assert!(matches!(refusal(&url), PostgresError::Newer { found: 99, known: 1, .. }));
 }
@@ -84,7 +85,10 @@ fn h42_commits_that_are_not_durable_are_refused() {
     sql(&url, &format!("alter database {name} set synchronous_commit = off"));
     let error = refusal(&url);
     assert!(matches!(&error, PostgresError::Setting { setting: "synchronous_commit", .. }), "{error}");
-    sql(&url, &format!("alter database {name} reset synchronous_commit; alter database {name} set default_transaction_read_only = on"));
+    sql(
+        &url,
+        &format!("alter database {name} reset synchronous_commit; alter database {name} set default_transaction_read_only = on"),
+    );
     let error = refusal(&url);
     assert!(matches!(&error, PostgresError::Setting { setting: "transaction_read_only", .. }), "{error}");
 }
