@@ -158,7 +158,7 @@ fn twins_with_one_idempotency_key_get_one_request() {
     let mut ids: BTreeMap<usize, String> = BTreeMap::new();
     for (key, answer) in answers {
         let id = text(&answer.is(202), "/id").to_owned();
-        assert_eq!(answer.location.as_deref(), Some(format!("/api/requests/{id}").as_str()));
+        assert_eq!(answer.header("location"), format!("/api/requests/{id}"));
         assert_eq!(*ids.entry(key).or_insert_with(|| id.clone()), id, "key-{key}");
     }
     let http = Http::of(&server);

@@ -42,7 +42,7 @@ fn is_problem(problem: &Value, code: &str, status: u16, http: &Http) {
     assert!(problem["retriable"].is_boolean(), "{problem:#}");
     let page = http.send("GET", &format!("/errors/{code}"), &[("authorization", "")], None);
     assert_eq!(page.status, 200, "{page:#?}");
-    assert!(page.content_type.starts_with("text/html") && page.body.contains(code), "{page:#?}");
+    assert!(page.header("content-type").starts_with("text/html") && page.body.contains(code), "{page:#?}");
 }
 
 /// A call that is refused; its problem document.
@@ -50,7 +50,7 @@ fn is_problem(problem: &Value, code: &str, status: u16, http: &Http) {
 fn refused(http: &Http, method: &str, path: &str, body: Option<String>, code: &str, status: u16) -> Value {
     let answer = http.send(method, path, &[], body);
     let problem = answer.is(status);
-    assert_eq!(answer.content_type, "application/problem+json");
+    assert_eq!(answer.header("content-type"), "application/problem+json");
     is_problem(&problem, code, status, http);
     assert_eq!(problem["instance"], path.split('?').next().unwrap(), "{problem:#}");
     problem

@@ -219,6 +219,14 @@ async fn a_dry_run_plans_and_stores_nothing() {
     let batch = world.post("/api/requests/batch?dry_run=true", &json!({"requests": [vps("a"), bad]})).await.json();
     assert_eq!(batch["items"].as_array().unwrap().len(), 2);
     assert_eq!(batch["items"][1]["errors"][0]["pointer"], "/requests/1/size/cpu");
+    let mut nowhere = vps("db");
+    nowhere["region"] = json!("mars");
+    let plan = world.post("/api/requests?dry_run=true", &nowhere).await;
+    assert_eq!((plan.status, &plan.json()["valid"], &plan.json()["cluster"]), (StatusCode::OK, &json!(false), &Value::Null));
+    assert_eq!((&plan.json()["errors"][0]["pointer"], &plan.json()["rejected"][0]["cluster"]), (&json!("/region"), &json!("one")));
+    let batch = world.post("/api/requests/batch?dry_run=true", &json!({"requests": [vps("a"), nowhere]})).await.json();
+    assert_eq!((&batch["items"][0]["errors"], &batch["items"][0]["rejected"]), (&json!([]), &json!([])));
+    assert_eq!(batch["items"][1]["errors"][0]["pointer"], "/requests/1/region");
     assert_eq!(world.get("/api/requests").await.json()["items"], json!([]));
     let wrong = world.post("/api/requests?dry_run=yes", &vps("db")).await;
     assert_eq!(wrong.faults(), [("?dry_run".into(), "enum".into())]);

@@ -50,6 +50,12 @@ impl Run {
         }
     }
 
+    /// A row that is to go is asked for at this very moment (H12).
+    pub(super) fn undoes_now(&self, m: &Moment<'_>) -> bool {
+        let due = |r: &&Row| !r.is_closed() && r.unwanted && r.busy.is_none() && r.next_at.is_none_or(|at| at <= m.now);
+        self.ledger.iter().filter(due).any(|r| r.provider_id.is_none() || !self.is_blocked(r))
+    }
+
     /// Something that stands on it is still there. What is in doubt blocks nothing: everything else is
     /// released meanwhile (H6).
     fn is_blocked(&self, row: &Row) -> bool {
@@ -78,7 +84,7 @@ impl Run {
         let Some(row) = self.ledger.get_mut(index) else { return };
         row.busy = Some(m.generation);
         row.calls += 1;
-        row.looked_at = Some(m.now);
+        row.asked_at = Some(m.now);
         let key = CallKey::Look { row: row.id, number: row.calls };
         let task = Task::Find { kind: row.kind.clone(), tag: row.tag.clone(), name: row.name.clone() };
         d.calls.push(Call {
@@ -110,6 +116,7 @@ impl Run {
         let Some(row) = self.ledger.get_mut(index) else { return };
         row.busy = Some(m.generation);
         row.calls += 1;
+        row.asked_at = Some(m.now);
         if row.state != RowState::Owed {
             row.state = RowState::Releasing;
         }
@@ -237,7 +244,7 @@ impl Run {
         let (late, lag) = self.late(index);
         let Some(row) = self.ledger.get_mut(index) else { return };
         let threshold = row.send_by.plus(late);
-        if row.looked_at.unwrap_or(m.now) < threshold {
+        if row.asked_at.unwrap_or(m.now) < threshold {
             row.empty_looks = 0;
             row.next_at = Some(m.now.plus(LATE_LOOK_EVERY).min(threshold));
             return;

@@ -80,17 +80,14 @@ const TENANT: Stmt = both(
      draining from tenant where name = ?1",
 );
 // H18: the lock comes in a statement of its own, before the sums. On SQLite the writer is alone anyway.
-const LOCK: Stmt = Stmt {
-    text: "select id from tenant where name = ?1",
-    postgres: Some("select id from tenant where name = ?1 for update"),
-};
+const LOCK: Stmt =
+    Stmt { text: "select id from tenant where name = ?1", postgres: Some("select id from tenant where name = ?1 for update") };
 const HOLDER: Stmt = both("select id from request where tenant = ?1 and name = ?2 and live = 1");
 const PREREQUISITE: Stmt = both("select state, tenant from request where id = ?1");
 const BY_NAME: Stmt = both("select id, state from request where tenant = ?1 and name = ?2 and live = 1");
 const REMEMBERED: Stmt = both("select fingerprint, requests from idempotency where scope = ?1 and route = ?2 and key = ?3");
-const REMEMBER: Stmt = both(
-    "insert into idempotency (scope, route, key, fingerprint, requests, created_at) values (?1, ?2, ?3, ?4, ?5, ?6)",
-);
+const REMEMBER: Stmt =
+    both("insert into idempotency (scope, route, key, fingerprint, requests, created_at) values (?1, ?2, ?3, ?4, ?5, ?6)");
 const DEPEND: Stmt = both("insert into dependency (request, prerequisite) values (?1, ?2)");
 const LABEL: Stmt = both("insert into label (request, name, value) values (?1, ?2, ?3)");
 
@@ -203,7 +200,8 @@ impl Admit {
         }
         let mut views = Vec::new();
         for id in row.json::<Vec<RequestId>>(1)? {
-            let found = save::load(tx, id).await?.ok_or_else(|| OpError::Corrupt(format!("{id} of an idempotency key is gone")))?;
+            let found =
+                save::load(tx, id).await?.ok_or_else(|| OpError::Corrupt(format!("{id} of an idempotency key is gone")))?;
             views.push(RequestView::of(found, now));
         }
         Ok(Some(views))

@@ -60,20 +60,21 @@ const TENANTS: Stmt = both(
     "select t.id from tenant t where t.in_work < t.max_concurrent and exists \
      (select 1 from request r where r.tenant = t.id and r.state = 'queued' and r.due_at <= ?1) order by t.last_claimed limit ?2",
 );
-const HEAD: Stmt = both("select id from request where tenant = ?1 and state = 'queued' and due_at <= ?2 order by due_at, id limit 1");
+const HEAD: Stmt =
+    both("select id from request where tenant = ?1 and state = 'queued' and due_at <= ?2 order by due_at, id limit 1");
 const TURN: Stmt = both("update tenant set last_claimed = (select max(last_claimed) + 1 from tenant) where id = ?1");
 const ROOM: Stmt = both("select max_concurrent - in_work from tenant where id = ?1");
 const POSTPONE: Stmt = both("update request set due_at = ?2 where id = ?1");
-const PREREQUISITES: Stmt =
-    both("select count(*) from dependency d join request p on p.id = d.prerequisite where d.request = ?1 and p.state <> 'completed'");
+const PREREQUISITES: Stmt = both(
+    "select count(*) from dependency d join request p on p.id = d.prerequisite where d.request = ?1 and p.state <> 'completed'",
+);
 const NEXT_QUEUED: Stmt = both(
     "select min((select min(r.due_at) from request r where r.tenant = t.id and r.state = 'queued')) from tenant t \
      where t.in_work < t.max_concurrent",
 );
 
-pub(crate) const STATEMENTS: &[&Stmt] = &[
-    &DUE, &NEXT_DUE, &EXPIRED, &NEXT_EXPIRED, &TENANTS, &HEAD, &TURN, &ROOM, &POSTPONE, &PREREQUISITES, &NEXT_QUEUED,
-];
+pub(crate) const STATEMENTS: &[&Stmt] =
+    &[&DUE, &NEXT_DUE, &EXPIRED, &NEXT_EXPIRED, &TENANTS, &HEAD, &TURN, &ROOM, &POSTPONE, &PREREQUISITES, &NEXT_QUEUED];
 
 /// What cannot be placed is looked at again after this, longer the longer it has waited.
 const LOOK_AGAIN: Span = Span::seconds(1);
@@ -210,7 +211,8 @@ impl Claim {
         }
         for passed_by in 0..PASSED_BY_IN_A_TURN {
             let Some(head) = tx.row(&HEAD, &[tenant.into(), now.0.into()]).await? else { return Ok(passed_by) };
-            if self.start(tx, head.id(0)?, clusters, now, batch).await? {
+            // Boxed, as it holds several documents, and everything around it would be as large.
+            if Box::pin(self.start(tx, head.id(0)?, clusters, now, batch)).await? {
                 tx.exec(&TURN, &[tenant.into()]).await?;
                 return Ok(passed_by);
             }

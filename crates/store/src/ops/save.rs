@@ -113,9 +113,8 @@ const INSERT: Stmt = both(
      cpu, memory, storage, in_work, queue_until, created_at, updated_at) \
      values (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, 1, ?9, ?10, ?11, ?12, ?13, ?14, 0, ?15, ?16, ?16)",
 );
-const INSERT_EVENT: Stmt = both(
-    "insert into event (id, subject, version, sequence, kind, tenant, at, body) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-);
+const INSERT_EVENT: Stmt =
+    both("insert into event (id, subject, version, sequence, kind, tenant, at, body) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)");
 const UPSERT_RESOURCE: Stmt = both(
     "insert into resource (id, request, attempt, cluster, kind, name, tag, provider_id, state, in_doubt, open, created_at, released_at) \
      values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) on conflict (id) do update set \
@@ -139,7 +138,16 @@ const DEPENDENTS: Stmt = both(
 const WAKE: Stmt = both("update request set due_at = ?2 where id = ?1 and state = 'queued' and due_at > ?2");
 
 pub(crate) const STATEMENTS: &[&Stmt] = &[
-    &LOAD, &UPDATE, &UPDATE_ATTENTION, &INSERT, &INSERT_EVENT, &UPSERT_RESOURCE, &HOLD_CLUSTER, &HOLD_TENANT, &DEPENDENTS, &WAKE,
+    &LOAD,
+    &UPDATE,
+    &UPDATE_ATTENTION,
+    &INSERT,
+    &INSERT_EVENT,
+    &UPSERT_RESOURCE,
+    &HOLD_CLUSTER,
+    &HOLD_TENANT,
+    &DEPENDENTS,
+    &WAKE,
 ];
 
 /// Loads a run with what is needed to keep it.
@@ -319,7 +327,13 @@ async fn hold_tenant(tx: &mut Tx<'_>, run: &Run, count: i64, work: i64) -> Resul
 }
 
 /// Appends events to the log: every one counts in the request's version, published ones in its sequence.
-async fn append(tx: &mut Tx<'_>, loaded: &mut Loaded, events: Vec<Event>, now: Timestamp, chance: &mut SplitMix) -> Result<(), OpError> {
+async fn append(
+    tx: &mut Tx<'_>,
+    loaded: &mut Loaded,
+    events: Vec<Event>,
+    now: Timestamp,
+    chance: &mut SplitMix,
+) -> Result<(), OpError> {
     let mut rows = Vec::with_capacity(events.len());
     let run = &loaded.run;
     let mut state = loaded.state;
@@ -401,7 +415,13 @@ pub(crate) async fn insert(
 
 /// A prerequisite that completed wakes its dependents; one that ended otherwise fails them, and they
 /// theirs (H24). A list and no recursion: a batch may be one long chain, and a stack has an end.
-async fn tell_dependents(tx: &mut Tx<'_>, context: &Context, run: &Run, now: Timestamp, chance: &mut SplitMix) -> Result<(), OpError> {
+async fn tell_dependents(
+    tx: &mut Tx<'_>,
+    context: &Context,
+    run: &Run,
+    now: Timestamp,
+    chance: &mut SplitMix,
+) -> Result<(), OpError> {
     let mut changed = VecDeque::from([(run.id, run.state)]);
     while let Some((prerequisite, state)) = changed.pop_front() {
         let ended = matches!(state, State::Failed | State::RollingBack | State::RolledBack);
@@ -429,7 +449,14 @@ async fn tell_dependents(tx: &mut Tx<'_>, context: &Context, run: &Run, now: Tim
 }
 
 /// Notes on the old request of a retry that a new one follows it.
-pub(crate) async fn note_retried(tx: &mut Tx<'_>, context: &Context, mut old: Loaded, new: RequestId, now: Timestamp, actor: Actor) -> Result<(), OpError> {
+pub(crate) async fn note_retried(
+    tx: &mut Tx<'_>,
+    context: &Context,
+    mut old: Loaded,
+    new: RequestId,
+    now: Timestamp,
+    actor: Actor,
+) -> Result<(), OpError> {
     old.run.retried_as = Some(new);
     let event = Event { actor: Some(actor), detail: json!({"retried_as": new}), ..Event::new(EventKind::RetriedAs) };
     let mut chance = SplitMix::new((context.seeds)());

@@ -1,3 +1,5 @@
+//! Every kind of fault, and the same seed twice.
+
 use std::time::Duration;
 
 use provisor_core::{Class, Failure};
