@@ -57,7 +57,8 @@ impl Project {
         let http = Http::open(&url);
         let user = json!({"name": variable("OS_USERNAME"), "password": variable("OS_PASSWORD"),
             "domain": {"name": variable("OS_USER_DOMAIN_NAME")}});
-        let scope = json!({"project": {"name": variable("OS_PROJECT_NAME"), "domain": {"name": variable("OS_PROJECT_DOMAIN_NAME")}}});
+        let scope =
+            json!({"project": {"name": variable("OS_PROJECT_NAME"), "domain": {"name": variable("OS_PROJECT_DOMAIN_NAME")}}});
         let login = json!({"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}});
         let answer = http.post("/auth/tokens", &login);
         let token = answer.is(201)["token"].clone();
@@ -102,7 +103,10 @@ impl Project {
 
     /// The servers that are live under a tag of ours.
     fn servers(&self, ours: &str) -> usize {
-        self.objects(LISTS[0]).iter().filter(|s| s["metadata"]["provisor_tag"].as_str().is_some_and(|t| t.starts_with(ours))).count()
+        self.objects(LISTS[0])
+            .iter()
+            .filter(|s| s["metadata"]["provisor_tag"].as_str().is_some_and(|t| t.starts_with(ours)))
+            .count()
     }
 }
 
@@ -120,7 +124,8 @@ impl Drop for Broom<'_> {
         }
         // In this order nothing stands on what goes; what has to wait for another is asked again.
         for _ in 0..100 {
-            let left: Vec<(usize, String)> = LISTS.iter().enumerate().flat_map(|(place, list)| self.of_list(place, *list)).collect();
+            let left: Vec<(usize, String)> =
+                LISTS.iter().enumerate().flat_map(|(place, list)| self.of_list(place, *list)).collect();
             if left.is_empty() {
                 return;
             }

@@ -29,7 +29,9 @@ pub(crate) fn cluster(name: &str, more: &str, settings: &str) -> String {
 
 /// A manifest's entry of the tenant acme.
 pub(crate) fn tenant(cpu: u32, max_concurrent: u32) -> String {
-    format!("tenants:\n- {{name: acme, quota: {{cpu: {cpu}, memory_gb: 1000, storage_gb: 9000}}, max_concurrent: {max_concurrent}}}\n")
+    format!(
+        "tenants:\n- {{name: acme, quota: {{cpu: {cpu}, memory_gb: 1000, storage_gb: 9000}}, max_concurrent: {max_concurrent}}}\n"
+    )
 }
 
 /// Waits until there is something.

@@ -104,9 +104,8 @@ fn end_everything(server: &Server) {
 #[test]
 fn the_last_unit_of_quota_goes_to_one() {
     let server = world(4, "");
-    let answers: Vec<Answer> = watched(&server, used_cpu, 4, || {
-        race(&server, |n, http| http.post("/api/requests", &one(&format!("racer-{n}"))))
-    });
+    let answers: Vec<Answer> =
+        watched(&server, used_cpu, 4, || race(&server, |n, http| http.post("/api/requests", &one(&format!("racer-{n}")))));
     let (won, lost): (Vec<&Answer>, Vec<&Answer>) = answers.iter().partition(|a| a.status == 202);
     assert_eq!((won.len(), lost.len()), (1, CLIENTS - 1));
     for answer in lost {

@@ -66,7 +66,8 @@ fn succeeded(http: &Http) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     for request in http.requests() {
         let timeline = http.timeline(text(&request, "/id"));
-        let done = list(&timeline, "/timeline").iter().filter(|e| e["event"] == "operation" && e["metadata"]["status"] == "succeeded");
+        let done =
+            list(&timeline, "/timeline").iter().filter(|e| e["event"] == "operation" && e["metadata"]["status"] == "succeeded");
         for operation in done {
             let m = &operation["metadata"];
             all.insert(format!("{} {} {}", m["attempt"], m["operation"], m["item"]), m["tries"].clone());
@@ -90,8 +91,7 @@ fn assert_made_once(http: &Http, cloud: &Cloud<'_>) {
     let inventory = cloud.inventory();
     let resources = list(&inventory, "/resources");
     for request in http.requests() {
-        let mut kinds: Vec<&str> =
-            resources.iter().filter(|r| r["request"] == request["id"]).map(|r| text(r, "/kind")).collect();
+        let mut kinds: Vec<&str> = resources.iter().filter(|r| r["request"] == request["id"]).map(|r| text(r, "/kind")).collect();
         kinds.sort_unstable();
         assert_eq!(list(&request, "/attempts").len(), 1, "{request:#}");
         if request["ready_at"].is_string() {
@@ -237,7 +237,8 @@ fn survives_kills(apart: bool, seed: u64) {
     assert_made_once(&http, &cloud);
     assert_balanced(&http, &[cloud]);
     let ends = |kind: &str| http.events().iter().filter(|e| e["type"] == kind).count();
-    let told = ["service.deprovision-started", "service.deprovisioned", "provisioning.completed", "provisioning.rolled-back"].map(ends);
+    let told =
+        ["service.deprovision-started", "service.deprovisioned", "provisioning.completed", "provisioning.rolled-back"].map(ends);
     assert_eq!(told, [10, 10, 10, 2], "each end is told once");
 }
 

@@ -305,6 +305,7 @@ impl Run {
             deadline,
             send_by: creating.map(|r| r.send_by),
             call_limit: operation.planned.call_limit,
+            identity: row.and_then(|r| r.identity.clone()).or_else(|| attempt.identity.clone()),
             first_after: if is_probe { attempt.settings.probe_first_after } else { Span::ZERO },
             look_every: is_probe.then_some(probe),
         })

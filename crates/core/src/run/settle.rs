@@ -342,7 +342,10 @@ impl Run {
 
     /// An object found by a row's tag becomes the row's.
     pub(super) fn adopt(&mut self, row: ResourceId, found: &Found, m: &mut Moment<'_>) {
-        let Some(row) = self.ledger.iter_mut().find(|r| r.id == row) else { return };
+        let Some(index) = self.ledger.iter().position(|r| r.id == row) else { return };
+        let identity = self.backend_of(index);
+        let Some(row) = self.ledger.get_mut(index) else { return };
+        row.identity = identity;
         row.provider_id = Some(found.provider_id.clone());
         row.uid.clone_from(&found.uid);
         row.in_doubt = false;

@@ -80,7 +80,15 @@ impl Run {
         others.any(|o| (o.provider_id.is_some() || being_made(o)) && stands_on(o))
     }
 
+    /// The backend that a row's object was made on, or would have been (H4).
+    pub(super) fn backend_of(&self, index: usize) -> Option<String> {
+        let row = self.ledger.get(index)?;
+        let attempt = self.attempts.iter().find(|a| a.id == row.attempt);
+        row.identity.clone().or_else(|| attempt?.identity.clone())
+    }
+
     fn look(&mut self, index: usize, m: &mut Moment<'_>, d: &mut Directive) {
+        let identity = self.backend_of(index);
         let Some(row) = self.ledger.get_mut(index) else { return };
         row.busy = Some(m.generation);
         row.calls += 1;
@@ -95,6 +103,7 @@ impl Run {
             deadline: m.now.plus(CALL_LIMIT),
             send_by: None,
             call_limit: CALL_LIMIT,
+            identity,
             first_after: Span::ZERO,
             look_every: None,
         });
@@ -113,6 +122,7 @@ impl Run {
     }
 
     fn release(&mut self, index: usize, m: &mut Moment<'_>, d: &mut Directive) {
+        let identity = self.backend_of(index);
         let Some(row) = self.ledger.get_mut(index) else { return };
         row.busy = Some(m.generation);
         row.calls += 1;
@@ -137,7 +147,7 @@ impl Run {
             name: row.name,
             provider_id: row.provider_id.unwrap_or_default(),
             uid: row.uid,
-            identity: row.identity,
+            identity: identity.clone(),
             resources: self.resources_of(row.attempt),
             facts: attempt.map_or_else(Default::default, |a| a.facts.clone()),
         };
@@ -149,6 +159,7 @@ impl Run {
             deadline: m.now.plus(limit),
             send_by: None,
             call_limit: CALL_LIMIT,
+            identity,
             first_after: Span::ZERO,
             look_every: None,
         });

@@ -199,7 +199,7 @@ impl World {
                 let resources: Vec<_> = self.bench.run.owed().map(|r| r.id).collect();
                 // Why gone: a write-off is for what no longer is; else the model would rightly find it left over.
                 for row in self.bench.run.owed() {
-                    self.objects.retain(|o| Some(&o.id) != row.provider_id.as_ref() && o.tag != row.tag.as_str());
+                    self.objects.retain(|o| row.provider_id.as_ref().map_or(o.tag != row.tag.as_str(), |id| o.id != *id));
                 }
                 Command::WriteOff { resources, reason: "gone".into() }
             }

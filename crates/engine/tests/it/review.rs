@@ -58,6 +58,9 @@ impl Op for Do {
         tx.exec(self.0, &[self.1.as_str().into()]).await
     }
 }
+const GONE: Stmt = both("delete from cluster where name = ?1");
+const MEND: Stmt = both("update request set run = (select value from meta where name = 'kept') where id = ?1");
+const KEEP: Stmt = both("insert into meta (name, value) select 'kept', run from request where id = ?1");
 const DAMAGE: Stmt = both("update request set run = '{\"version\":1}' where id = ?1");
 
 async fn with_faults() -> (Test, Arc<Faulty>) {
@@ -88,7 +91,7 @@ async fn a_lost_answer_of_claim_or_settle_loses_no_request() {
 #[tokio::test(start_paused = true)]
 async fn h12_downtime_kills_nothing_that_waits_for_a_release() {
     let mut t = Test::start(&["one"], json!({})).await;
-    t.world.script("one", "wait_server", &[Next::Hang]);
+    t.world.script("one", "wait_server", &[Next::Hang; 3]);
     t.world.script("one", "delete_server", &[Next::Fail(Class::Transient); 8]);
     let id = t.admit(vec![Test::spec("db", json!({"strategy": {"type": "single"}}))]).await[0];
     until(&t, id, "waits for the next try of a release", |r| r.ledger.iter().any(|r| r.failures > 0 && r.busy.is_none())).await;
@@ -108,9 +111,6 @@ async fn a_cluster_that_this_process_does_not_know_yet_fails_nobody() {
     sleep(0.1).await;
     ask(&t, full, deprovision()).await;
     // Another process forgets the cluster and registers one that is not bound here yet.
-    let key = "delete from cluster where name = ?1";
-    static GONE: Stmt = both("delete from cluster where name = ?1");
-    assert_eq!(GONE.text, key);
     let one = t.engine.cluster("one").await.unwrap();
     t.engine.store().run(Do(&GONE, "one".into())).await.unwrap();
     let mut chance = provisor_core::chance::SplitMix::new(5);
@@ -183,10 +183,16 @@ async fn h4_what_another_backend_does_not_have_is_not_gone() {
 async fn a_damaged_dependent_stops_nobody_else() {
     let t = Test::start(&["one"], json!({})).await;
     let ids = t.admit(vec![Test::spec("db", json!({})), Test::spec("web", json!({"depends_on": ["db"]}))]).await;
-    t.engine.store().run(Do(&DAMAGE, ids[1].to_string())).await.unwrap();
+    for statement in [&KEEP, &DAMAGE] {
+        t.engine.store().run(Do(statement, ids[1].to_string())).await.unwrap();
+    }
     t.until(ids[0], &[State::Completed]).await;
     ask(&t, ids[0], Command::Deprovision { reason: None, force: true }).await;
     t.until(ids[0], &[State::RolledBack]).await;
+    // Once it can be read again it learns what it missed.
+    t.engine.store().run(Do(&MEND, ids[1].to_string())).await.unwrap();
+    let run = t.until(ids[1], &[State::RolledBack, State::Completed]).await;
+    assert_eq!(run.outcome, Some(Outcome::DependencyFailed));
 }
 
 #[tokio::test(start_paused = true)]

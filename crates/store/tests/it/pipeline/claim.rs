@@ -188,7 +188,11 @@ pub async fn what_never_fits_any_more_fails_after_an_hour(scene: Scene) {
     let id = scene.admit("db", cpus(8)).await;
     let one = scene.cluster_now("one").await;
     let spec = cluster_spec("one", json!({"capacity": {"cpu": 4}}));
-    scene.store.run(UpdateCluster { id: one.id, spec, credentials: Credentials::Keep, if_match: None }).await.unwrap();
+    scene
+        .store
+        .run(UpdateCluster { id: one.id, spec, credentials: Credentials::Keep, if_match: None, identity: None })
+        .await
+        .unwrap();
     while scene.store.now() < START.plus(Span::seconds(3600)) {
         assert_eq!(scene.run_of(id).await.state, State::Queued);
         let due = scene.claim("w", 8).await.next_due;
