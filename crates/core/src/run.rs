@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{ProviderType, Settings};
-use crate::event::{Endpoint, Event, EventKind};
+use crate::event::Endpoint;
 use crate::failure::Failure;
 use crate::id::{AttemptId, ClusterId, RequestId, ResourceId, Tag, TenantId};
-use crate::lifecycle::{Outcome, State, Step, is_allowed};
+use crate::lifecycle::{Outcome, State, Step};
 use crate::spec::Spec;
 use crate::time::{Span, Timestamp};
 use crate::workflow::plan::Planned;
@@ -25,11 +25,12 @@ pub mod advance;
 pub mod attempt;
 pub mod command;
 pub mod pipeline;
+mod questions;
 pub mod settle;
 pub mod undo;
 
-pub use advance::{Directive, Moment};
 pub use admit::Admission;
+pub use advance::{Directive, Moment};
 pub use attempt::Launch;
 pub use command::{Command, Refusal};
 
@@ -362,9 +363,9 @@ pub struct Row {
     pub in_doubt: bool,
     /// Looks that found nothing at or after the time that the look was for.
     pub empty_looks: u32,
-    /// When it was last looked for: a look counts by when it was asked, not by when it was answered.
+    /// When it was last looked for or told to go: a look counts by when it was asked, not by when it was answered.
     #[serde(default)]
-    pub looked_at: Option<Timestamp>,
+    pub asked_at: Option<Timestamp>,
     /// It is to go: by rollback, by a lost attempt, or because it was spoiled.
     pub unwanted: bool,
     /// A call for it is under way (a look or a release), handed out under this generation.
@@ -456,146 +457,4 @@ pub struct ActionRun {
     /// When a failed one is tried again (H14).
     #[serde(default)]
     pub next_at: Option<Timestamp>,
-}
-
-impl Run {
-    /// The attempt whose step is the state: furthest along, the lower number on a tie (H11).
-    pub fn leading(&self) -> Option<&Attempt> {
-        let live = self.attempts.iter().filter(|a| a.state == AttemptState::Running);
-        live.max_by_key(|a| (a.current_step(), std::cmp::Reverse(a.number)))
-    }
-
-    /// The attempt that a user should see: the winner, else the leader, else the last.
-    pub fn shown(&self) -> Option<&Attempt> {
-        let won = self.winner.and_then(|w| self.attempts.iter().find(|a| a.id == w));
-        won.or_else(|| self.leading()).or_else(|| self.attempts.last())
-    }
-
-    /// Endpoints, only once there is a winner (SPEC 3.4), and not after release.
-    pub fn endpoints(&self) -> Vec<Endpoint> {
-        let won = self.winner.and_then(|w| self.attempts.iter().find(|a| a.id == w));
-        won.filter(|_| self.state != State::RolledBack).map_or(Vec::new(), |a| a.endpoints.clone())
-    }
-
-    /// What it waits for now: by name, or for the next try of all that its leading attempt has to do.
-    pub fn waits_for(&self) -> Option<Waiting> {
-        if self.waiting.is_some() || !self.state.is_working() {
-            return self.waiting.clone();
-        }
-        let attempt = self.leading()?;
-        let open = attempt.operations_of(attempt.current_step()).filter(|o| o.status != OperationStatus::Succeeded);
-        let waiting: Vec<&Operation> = open.clone().filter(|o| o.status == OperationStatus::Waiting).collect();
-        if waiting.is_empty() || open.clone().any(|o| o.status == OperationStatus::Running) {
-            return None;
-        }
-        let last = waiting.iter().filter_map(|o| o.tries.last()).filter(|t| t.finished_at.is_some()).max_by_key(|t| t.finished_at)?;
-        let detail = last.error.as_ref().map(|e| format!("{}: {}", e.operation.as_deref().unwrap_or_default(), e.message));
-        Some(Waiting { reason: "retry".to_owned(), since: last.finished_at?, detail })
-    }
-
-    /// Whether it counts against its tenant's concurrency (H19).
-    pub fn is_in_work(&self) -> bool {
-        self.state.is_working() && self.waiting.as_ref().is_none_or(|w| w.reason != "manual_input")
-    }
-
-    /// Whether a person is asked for something (SPEC 3.8).
-    pub(crate) fn awaits_person(&self) -> bool {
-        self.waiting.as_ref().is_some_and(|w| w.reason == "manual_input")
-    }
-
-    /// Whether it holds quota: from admission to rolled_back (H18).
-    pub fn holds_quota(&self) -> bool {
-        !self.state.is_terminal()
-    }
-
-    /// The rows whose release is owed.
-    pub fn owed(&self) -> impl Iterator<Item = &Row> {
-        self.ledger.iter().filter(|r| r.state == RowState::Owed)
-    }
-
-    /// The attempts that still hold their cluster's capacity.
-    pub fn holding(&self) -> impl Iterator<Item = &Attempt> {
-        self.attempts.iter().filter(|a| a.released_at.is_none())
-    }
-
-    pub(crate) fn attempt_index(&self, id: AttemptId) -> Option<usize> {
-        self.attempts.iter().position(|a| a.id == id)
-    }
-
-    /// Changes the state by the table; any other change is a fault of ours and changes nothing.
-    pub(crate) fn enter(&mut self, to: State, event: &mut Event) -> bool {
-        if self.state == to {
-            return true;
-        }
-        let allowed = is_allowed(Some(self.state), to);
-        assert!(allowed, "transition {} to {} is not in the table", self.state.name(), to.name());
-        event.from_state = Some(self.state);
-        event.to_state = Some(to);
-        self.state = to;
-        allowed
-    }
-
-    /// Ends the present wait and begins another, or none.
-    pub(crate) fn wait_for(&mut self, reason: Option<(&str, Option<String>)>, now: Timestamp, events: &mut Vec<Event>) {
-        if let (Some(waiting), Some((new, detail))) = (&mut self.waiting, &reason) {
-            if waiting.reason == *new {
-                waiting.detail.clone_from(detail);
-                return;
-            }
-        }
-        if let Some(old) = self.waiting.take() {
-            events.push(Event { detail: serde_json::json!({"reason": old.reason, "since": old.since}), ..Event::new(EventKind::WaitEnded) });
-            self.waits.push(Wait { reason: old.reason, since: old.since, until: now });
-        }
-        if let Some((reason, detail)) = reason {
-            events.push(Event { detail: serde_json::json!({"reason": reason}), ..Event::new(EventKind::WaitStarted) });
-            self.waiting = Some(Waiting { reason: reason.to_owned(), since: now, detail });
-        }
-    }
-}
-
-impl Attempt {
-    /// The step that it is in; the last once all are done.
-    pub fn current_step(&self) -> Step {
-        let open = self.steps.iter().find(|s| s.status != StepStatus::Succeeded);
-        open.map_or(Step::Verify, |s| s.step)
-    }
-
-    /// The operations of a step.
-    pub fn operations_of(&self, step: Step) -> impl Iterator<Item = &Operation> + Clone {
-        self.operations.iter().filter(move |o| o.planned.step == step)
-    }
-
-    /// How a step stands: a running one in which everything open waits is waiting.
-    pub fn status_of(&self, step: &StepRun) -> StepStatus {
-        let mut open = self.operations_of(step.step).filter(|o| o.status != OperationStatus::Succeeded).peekable();
-        let idle = |o: &Operation| matches!(o.status, OperationStatus::Waiting | OperationStatus::Pending);
-        if step.status == StepStatus::Running && open.peek().is_some() && open.all(idle) {
-            return StepStatus::Waiting;
-        }
-        step.status
-    }
-
-    /// Which operations are done again when what `name` made is made anew for `waiting`: that one, and all that was done on
-    /// top of it since. The newest of a name and item counts.
-    pub(crate) fn done_on(&self, name: &str, waiting: usize) -> Vec<usize> {
-        let mut names = vec![name];
-        let mut seen = 0;
-        while let Some(known) = names.get(seen).copied() {
-            seen += 1;
-            let on_it = self.operations.iter().filter(|o| o.planned.after.iter().any(|a| a == known));
-            let new: Vec<&str> = on_it.map(|o| o.planned.name.as_str()).filter(|n| !names.contains(n)).collect();
-            names.extend(new);
-        }
-        let same = |a: &Operation, b: &Operation| a.planned.name == b.planned.name && a.planned.item == b.planned.item;
-        let newest = |i: usize, o: &Operation| !self.operations.iter().skip(i + 1).any(|later| same(o, later));
-        let all = self.operations.iter().enumerate();
-        let done = all.filter(|(i, o)| *i != waiting && o.status == OperationStatus::Succeeded && newest(*i, o));
-        done.filter(|(_, o)| names.contains(&o.planned.name.as_str())).map(|(i, _)| i).collect()
-    }
-
-    /// Retries of all operations of a step (H10).
-    pub fn retries_of(&self, step: Step) -> u32 {
-        self.operations.iter().filter(|o| o.planned.step == step).map(|o| o.retries).sum()
-    }
 }

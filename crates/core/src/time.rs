@@ -60,7 +60,7 @@ impl Span {
     /// Seconds with a fraction; negative and non-numbers become zero.
     #[allow(clippy::cast_possible_truncation)]
     pub fn from_seconds_f64(seconds: f64) -> Self {
-        if seconds.is_finite() && seconds > 0.0 { Self((seconds * 1e6).min(9e15) as i64) } else { Self::ZERO }
+        if seconds.is_finite() && seconds > 0.0 { Self((seconds * 1e6).round().min(9e15) as i64) } else { Self::ZERO }
     }
 
     /// In seconds.
@@ -115,6 +115,14 @@ mod tests {
         for micros in [0, 1, 1_795_000_000_123_456, -1] {
             let t = Timestamp(micros);
             assert_eq!(Timestamp::parse(&t.to_rfc3339()), Some(t));
+        }
+    }
+
+    #[test]
+    fn a_span_survives_its_text() {
+        for micros in [0, 1, 1_001, 4_035_678_901, 8_640_000_000_001] {
+            let text = serde_json::to_string(&Span(micros)).unwrap();
+            assert_eq!(serde_json::from_str::<Span>(&text).unwrap(), Span(micros), "{text}");
         }
     }
 

@@ -35,14 +35,17 @@ pub(crate) async fn make(line: Line, bound: Result<Arc<Bound>, Failure>, call: C
         Err(failure) => Reply::Failed(failure),
         Ok(bound) => match &call.task {
             Task::Perform(work) => perform(&line, &bound, &call, (**work).clone()).await,
-            Task::Find { kind, tag, name } => {
-                let find = bound.provider.find(kind, tag.as_str(), name);
-                match tokio::time::timeout(line.limit(&call), find).await {
-                    Ok(Ok(found)) => Reply::Looked(found),
-                    Ok(Err(failure)) => Reply::Failed(failure),
-                    Err(_) => Reply::TimedOut { last_seen: None },
+            Task::Find { kind, tag, name } => match line.backend(&bound, &call).await {
+                Err(reply) => reply,
+                Ok(()) => {
+                    let find = bound.provider.find(kind, tag.as_str(), name);
+                    match tokio::time::timeout(line.limit(&call), find).await {
+                        Ok(Ok(found)) => Reply::Looked(found),
+                        Ok(Err(failure)) => Reply::Failed(failure),
+                        Err(_) => Reply::TimedOut { last_seen: None },
+                    }
                 }
-            }
+            },
             Task::Release(held) => release(&line, &bound, &call, held).await,
         },
     };
@@ -53,6 +56,26 @@ impl Line {
     /// The time that one call may still take.
     fn limit(&self, call: &Call) -> Duration {
         call.call_limit.min(call.deadline.since(self.store.now())).to_std()
+    }
+
+    /// H4: what is made, and what is believed to be absent, is so on the backend that was asked, so the backend is
+    /// asked first who it is. Anything but the expected answer ends the call before it is sent.
+    async fn backend(&self, bound: &Bound, call: &Call) -> Result<(), Reply> {
+        let now = match tokio::time::timeout(self.limit(call), bound.identity()).await {
+            Ok(Ok(now)) => now,
+            Ok(Err(failure)) => return Err(Reply::Failed(failure)),
+            Err(_) => {
+                let text = "the backend does not say who it is";
+                return Err(Reply::Failed(Failure::new(Class::Transient, "backend_silent", text)));
+            }
+        };
+        match call.identity.as_ref().filter(|expected| **expected != now) {
+            None => Ok(()),
+            Some(expected) => {
+                let text = format!("the backend is {now} by now, but this belongs to {expected}");
+                Err(Reply::Failed(Failure::new(Class::Auth, "identity_changed", text)))
+            }
+        }
     }
 
     fn is_over(&self, deadline: Timestamp) -> bool {
@@ -102,11 +125,8 @@ async fn perform(line: &Line, bound: &Bound, call: &Call, mut work: Work) -> Rep
         return Reply::Dropped;
     }
     if call.send_by.is_some() {
-        // H4: what is made is known by the backend that it is made on, so the backend is asked first.
-        match tokio::time::timeout(line.limit(call), bound.identity()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(failure)) => return Reply::Failed(failure),
-            Err(_) => return Reply::Failed(Failure::new(Class::Transient, "backend_silent", "the backend does not say who it is")),
+        if let Err(reply) = line.backend(bound, call).await {
+            return reply;
         }
     }
     if call.send_by.is_some_and(|by| line.store.now() > by) {
@@ -116,6 +136,10 @@ async fn perform(line: &Line, bound: &Bound, call: &Call, mut work: Work) -> Rep
     let mut looks = 0_u32;
     loop {
         let creating = work.tag.is_some() && work.provider_id.is_none();
+        if creating && looks > 0 && call.send_by.is_some_and(|by| line.store.now() > by) {
+            // H5: it may have been sent and says no id; it is looked for by its tag instead of being sent again.
+            return Reply::TimedOut { last_seen: Some("under way without an id".to_owned()) };
+        }
         let limit = line.limit(call);
         let Some(answer) = line.guarded(creating || looks == 0, limit, bound.provider.perform(&work)).await else {
             return Reply::Dropped;
@@ -152,16 +176,10 @@ fn is_passing(failure: &Failure) -> bool {
 }
 
 async fn release(line: &Line, bound: &Bound, call: &Call, held: &Held) -> Reply {
-    // H4: "already gone" is believed only of the backend that it was made on.
-    if let Some(made_on) = &held.identity {
-        match tokio::time::timeout(line.limit(call), bound.identity()).await {
-            Ok(Ok(now)) if now == *made_on => {}
-            Ok(Ok(now)) => {
-                let text = format!("the backend is {now} by now, but this was made on {made_on}");
-                return Reply::Failed(Failure::new(Class::Auth, "identity_changed", text));
-            }
-            Ok(Err(failure)) => return Reply::Failed(failure),
-            Err(_) => return Reply::TimedOut { last_seen: Some("asking the backend who it is".to_owned()) },
+    // A row without an identity was made before one was known.
+    if call.identity.is_some() {
+        if let Err(reply) = line.backend(bound, call).await {
+            return reply;
         }
     }
     let mut looks = 0_u32;

@@ -137,10 +137,21 @@ impl Engine {
         if matches!(change, Credentials::Keep) && spec == old.spec && if_match.is_none_or(|v| v == old.version) {
             return Ok(old);
         }
-        let view = self.store.run(UpdateCluster { id: old.id, spec, credentials: change, if_match }).await?;
+        let identity = match (&change, credentials) {
+            (Credentials::Replace(_), Some(given)) => self.identity_by(&old, &spec, given).await,
+            _ => None,
+        };
+        let view = self.store.run(UpdateCluster { id: old.id, spec, credentials: change, if_match, identity }).await?;
         self.bind(&view)?;
         self.bell.ring();
         Ok(view)
+    }
+
+    /// Who the backend is by other credentials (H29). `None` when it does not answer: then the background probe finds
+    /// out, and until then nothing is made or believed gone under another identity.
+    async fn identity_by(&self, old: &ClusterView, spec: &ClusterSpec, credentials: Value) -> Option<String> {
+        let provider = self.registry.connect(old.id, spec, credentials).ok()?;
+        tokio::time::timeout(TEST_LIMIT, provider.identity()).await.ok()?.ok()
     }
 
     /// Forgets a cluster that nothing stands on.
@@ -176,12 +187,13 @@ impl Engine {
 
     /// Binds what is registered to this process's providers; called at start and when others changed it.
     pub async fn refresh_clusters(&self) -> Result<(), OpError> {
-        let views = self.store.run(ListClusters).await?;
-        for view in &views {
-            self.bind(view)?;
+        // Why before the list: what is registered while it is read is not in it, and not gone.
+        let mut gone = self.registry.ids();
+        for view in self.store.run(ListClusters).await? {
+            self.bind(&view)?;
+            gone.remove(&view.id);
         }
-        let ids: Vec<ClusterId> = views.iter().map(|v| v.id).collect();
-        self.registry.keep(&ids);
+        self.registry.forget(&gone);
         Ok(())
     }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use provisor_core::ClusterId;
 use provisor_core::cluster::{Health, HealthState};
-use provisor_store::ops::clusters::{ListClusters, SetHealth, SetIdentity};
+use provisor_provider::Check;
+use provisor_store::OpError;
+use provisor_store::ops::clusters::{ClusterView, ListClusters, SetHealth, SetIdentity};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -37,6 +39,19 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
     }
 }
 
+/// Notes who the backend is. While rows are open it cannot be another one than before (H4): a check that failed.
+async fn note_identity(engine: &Engine, view: &ClusterView, identity: String) -> Option<Check> {
+    let error = format!("the backend is {identity} by now, not {}", view.identity.as_deref().unwrap_or_default());
+    match engine.store.run(SetIdentity { id: view.id, identity }).await {
+        Ok(()) => None,
+        Err(OpError::InUse { .. }) => Some(Check { name: "identity".to_owned(), ok: false, latency_ms: 0, error: Some(error) }),
+        Err(error) => {
+            warn!(cluster = %view.spec.name, %error, "its identity could not be noted");
+            None
+        }
+    }
+}
+
 async fn round(engine: &Engine, failures: &mut BTreeMap<ClusterId, u32>) {
     let Ok(clusters) = engine.store.run(ListClusters).await else { return };
     let tests = clusters.iter().map(|view| async move {
@@ -44,11 +59,13 @@ async fn round(engine: &Engine, failures: &mut BTreeMap<ClusterId, u32>) {
         let began = engine.store.now();
         let checks = tokio::time::timeout(TEST_LIMIT, bound.provider.test()).await.ok();
         let identity = tokio::time::timeout(TEST_LIMIT, bound.identity()).await.ok().and_then(Result::ok);
-        if let (None, Some(identity)) = (&view.identity, identity) {
-            let noted = engine.store.run(SetIdentity { id: view.id, identity }).await;
-            noted.unwrap_or_else(|error| warn!(cluster = %view.spec.name, %error, "its identity could not be noted"));
-        }
-        Some((view, checks, engine.store.now().since(began)))
+        // What was bound before an edit says nothing of the cluster after it.
+        let bound_as_listed = bound.version() == view.version;
+        let stranger = match identity.filter(|now| bound_as_listed && view.identity.as_ref() != Some(now)) {
+            Some(identity) => note_identity(engine, view, identity).await,
+            None => None,
+        };
+        Some((view, stranger.map(|check| vec![check]).or(checks), engine.store.now().since(began)))
     });
     for (view, checks, took) in futures::future::join_all(tests).await.into_iter().flatten() {
         let checks = checks.unwrap_or_default();

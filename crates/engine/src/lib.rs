@@ -4,10 +4,11 @@
 //! answers under the lease's generation. Beside it run the background tasks: [`health`] of clusters and
 //! the [`sweep`]er. [`control`] is what the API asks for. Nothing here decides what a rule in core can.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use provisor_core::Span;
 use provisor_core::event::Actor;
+use provisor_core::{ClusterId, ResourceId, Span};
 use provisor_provider::{Cidr, Open};
 use provisor_store::ops::save::Context;
 use provisor_store::vault::Vault;
@@ -70,6 +71,8 @@ pub struct Engine {
     pub(crate) vault: Arc<Vault>,
     pub(crate) bell: Arc<Bell>,
     pub(crate) config: Config,
+    /// The closed rows whose objects the last sweep of each cluster has seen.
+    pub(crate) swept: std::sync::Mutex<BTreeMap<ClusterId, BTreeSet<ResourceId>>>,
 }
 
 /// A running engine, to be stopped. Dropped, it ends as in a crash: at once, leases and all left behind.
@@ -111,7 +114,7 @@ impl Engine {
             downtime: std::sync::atomic::AtomicI64::new(0),
             seeds,
         });
-        let engine = Arc::new(Self { store, context, registry, vault, bell: Arc::new(Bell::default()), config });
+        let engine = Arc::new(Self { store, context, registry, vault, bell: Arc::new(Bell::default()), config, swept: std::sync::Mutex::default() });
         engine.refresh_clusters().await?;
         Ok(engine)
     }

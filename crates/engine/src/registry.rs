@@ -1,6 +1,6 @@
 //! The providers of the registered clusters: made from what the store says, kept until it changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use provisor_core::cluster::{ClusterSpec, ProviderType};
@@ -22,6 +22,11 @@ pub struct Bound {
 }
 
 impl Bound {
+    /// The version of the cluster that it was made from.
+    pub fn version(&self) -> i64 {
+        self.version
+    }
+
     /// Who the backend is, where it was asked.
     pub fn known_identity(&self) -> Option<String> {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -61,12 +66,13 @@ impl Registry {
         })
     }
 
-    /// Binds a cluster, or binds it anew when its version is newer.
-    pub fn bind(&self, id: ClusterId, version: i64, spec: &ClusterSpec, credentials: serde_json::Value) {
-        let current = self.read().get(&id).is_some_and(|b| b.as_ref().is_ok_and(|b| b.version == version));
-        if current {
-            return;
-        }
+    /// A provider of a cluster as it is described, kept by nobody.
+    pub fn connect(
+        &self,
+        id: ClusterId,
+        spec: &ClusterSpec,
+        credentials: serde_json::Value,
+    ) -> Result<Arc<dyn Provider>, Failure> {
         let binding = Binding {
             id,
             spec: spec.clone(),
@@ -74,14 +80,29 @@ impl Registry {
             open: Arc::clone(&self.open),
             probe_allow: self.probe_allow.clone(),
         };
-        let made = self.connector(spec.provider).and_then(|c| c.connect(binding));
+        self.connector(spec.provider).and_then(|c| c.connect(binding))
+    }
+
+    /// Binds a cluster, or binds it anew when its version is newer. An older one, as a list that was read a moment
+    /// ago may hold, changes nothing.
+    pub fn bind(&self, id: ClusterId, version: i64, spec: &ClusterSpec, credentials: serde_json::Value) {
+        let current = self.read().get(&id).is_some_and(|b| b.as_ref().is_ok_and(|b| b.version >= version));
+        if current {
+            return;
+        }
+        let made = self.connect(id, spec, credentials);
         let bound = made.map(|provider| Arc::new(Bound { provider, spec: spec.clone(), version, identity: Mutex::new(None) }));
         self.bound.write().unwrap_or_else(PoisonError::into_inner).insert(id, bound);
     }
 
+    /// The clusters that are bound now.
+    pub fn ids(&self) -> BTreeSet<ClusterId> {
+        self.read().keys().copied().collect()
+    }
+
     /// Forgets clusters that are gone.
-    pub fn keep(&self, ids: &[ClusterId]) {
-        self.bound.write().unwrap_or_else(PoisonError::into_inner).retain(|id, _| ids.contains(id));
+    pub fn forget(&self, gone: &BTreeSet<ClusterId>) {
+        self.bound.write().unwrap_or_else(PoisonError::into_inner).retain(|id, _| !gone.contains(id));
     }
 
     /// The provider of a cluster.

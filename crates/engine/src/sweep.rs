@@ -6,7 +6,8 @@
 //! stops all releases on that cluster (H41). A sweep that would release too much releases nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use provisor_core::id::Tag;
 use provisor_core::run::RowState;
@@ -27,8 +28,10 @@ use crate::registry::Bound;
 
 /// Pages of an inventory at most; more is a fault of the backend's paging.
 const PAGES_AT_MOST: usize = 10_000;
+/// Longest time of one call: a backend that does not answer must not stop the sweeps of the others.
+const CALL_LIMIT: Duration = Duration::from_secs(60);
 /// How often the timer looks whether a cluster is due.
-const TICK: std::time::Duration = std::time::Duration::from_secs(1);
+const TICK: Duration = Duration::from_secs(1);
 
 /// One cluster's inventory against the ledger.
 pub struct Inventory {
@@ -92,6 +95,9 @@ impl Engine {
         if !dry_run && !closed.is_empty() {
             seen = self.store.run(MarkSeenClosed { seen: closed, unseen: Vec::new() }).await?.into_iter().collect();
         }
+        if !dry_run {
+            self.forget_unseen(view.id, seen.keys().copied().collect()).await?;
+        }
         let now = self.store.now();
         let grace = settings.orphan_grace;
         let may_go = |row: &RowSummary, found: &Found| {
@@ -115,6 +121,8 @@ impl Engine {
         } else if !dry_run {
             for (row, found) in wanted {
                 if self.release_orphan(view.id, &row, &found).await {
+                    // What comes back once more is seen twice once more.
+                    self.store.run(MarkSeenClosed { seen: Vec::new(), unseen: vec![row.id] }).await?;
                     inventory.released.push(found.provider_id);
                 }
             }
@@ -123,6 +131,13 @@ impl Engine {
             warn!(cluster = %view.spec.name, alarm, "the sweep stopped itself");
         }
         Ok(inventory)
+    }
+
+    /// Two sweeps in a row must see an orphan: what the sweep before saw and this one did not begins anew.
+    async fn forget_unseen(&self, cluster: ClusterId, seen: BTreeSet<ResourceId>) -> Result<(), OpError> {
+        let before = self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster, seen.clone());
+        let unseen: Vec<ResourceId> = before.unwrap_or_default().difference(&seen).copied().collect();
+        if unseen.is_empty() { Ok(()) } else { self.store.run(MarkSeenClosed { seen: Vec::new(), unseen }).await.map(drop) }
     }
 
     async fn release_orphan(&self, cluster: ClusterId, row: &RowSummary, found: &Found) -> bool {
@@ -146,7 +161,8 @@ impl Engine {
         }
         // Why so few looks: what is not gone by then is seen by the next sweep.
         for _ in 0..30 {
-            match bound.provider.release(&held).await {
+            let Ok(released) = tokio::time::timeout(CALL_LIMIT, bound.provider.release(&held)).await else { return false };
+            match released {
                 Ok(Released::Gone) => {
                     info!(resource = %row.id, provider_id = %found.provider_id, "an orphan was released");
                     return true;
@@ -162,7 +178,7 @@ impl Engine {
 
     async fn compare(&self, view: &ClusterView) -> Result<Inventory, OpError> {
         let bound = self.registry.get(view.id).map_err(unreachable_backend)?;
-        let found = self.list_all(&bound).await.map_err(unreachable_backend)?;
+        let found = self.list_all(view, &bound).await.map_err(unreachable_backend)?;
         let at = self.store.now();
         let rows = self.rows_of(&found).await?;
         let mut inventory = Inventory {
@@ -200,11 +216,18 @@ impl Engine {
         }
     }
 
-    async fn list_all(&self, bound: &Bound) -> Result<Vec<Found>, Failure> {
+    async fn list_all(&self, view: &ClusterView, bound: &Bound) -> Result<Vec<Found>, Failure> {
+        let silent = |_| Failure::new(Class::Transient, "backend_silent", "the backend did not answer in time");
+        let identity = tokio::time::timeout(CALL_LIMIT, bound.identity()).await.map_err(silent)??;
+        // H4: what another backend lacks is not missing, and what it has is not ours.
+        if let Some(known) = view.identity.as_ref().filter(|known| **known != identity) {
+            let text = format!("the backend is {identity} by now, not {known}");
+            return Err(Failure::new(Class::Auth, "identity_changed", text));
+        }
         let prefix = Tag::prefix(self.installation());
         let (mut all, mut from) = (Vec::new(), None);
         for _ in 0..PAGES_AT_MOST {
-            let page = bound.provider.list_owned(&prefix, from).await?;
+            let page = tokio::time::timeout(CALL_LIMIT, bound.provider.list_owned(&prefix, from)).await.map_err(silent)??;
             all.extend(page.items);
             match page.next {
                 Some(next) => from = Some(next),

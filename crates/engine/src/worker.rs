@@ -14,7 +14,7 @@ use provisor_core::workflow::{Answer, Call, CallKey, Reply};
 use provisor_core::{ClusterId, RequestId, Span, Timestamp};
 use provisor_store::OpError;
 use provisor_store::ops::claim::{Claim, Claimed};
-use provisor_store::ops::heartbeat::{HandBack, Heartbeat};
+use provisor_store::ops::heartbeat::{HandBack, KeepLeases};
 use provisor_store::ops::settle::Settle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -38,14 +38,40 @@ struct Hold {
 
 type Holds = Arc<Mutex<BTreeMap<RequestId, Hold>>>;
 
+/// Forgets a lease when its drive ends, however it ends: one that is forgotten runs out.
+struct Entry {
+    engine: Arc<Engine>,
+    holds: Holds,
+    id: RequestId,
+    generation: i64,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut held = lock(&self.holds);
+        if held.get(&self.id).is_some_and(|h| h.generation == self.generation) {
+            held.remove(&self.id);
+            self.engine.bell.let_go(self.id);
+        }
+    }
+}
+
 /// Runs until stopped; then waits for what is in flight.
 pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
     let holds: Holds = Arc::default();
     // Why sets: when this future is dropped, as a crash would, what it began is dropped with it.
     let mut drives = JoinSet::new();
+    // Why before the first claim: what waited out a downtime must not count as stuck by it (H12).
+    while !stop.is_cancelled() && !beat(&engine, &holds).await {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(POLL_EVERY) => {}
+        }
+    }
     let beating = CancellationToken::new();
-    let mut beat = JoinSet::new();
-    beat.spawn(heartbeat(Arc::clone(&engine), Arc::clone(&holds), beating.clone()));
+    let mut beats = JoinSet::new();
+    beats.spawn(heartbeat(Arc::clone(&engine), Arc::clone(&holds), beating.clone()));
     while !stop.is_cancelled() {
         let free = engine.config.concurrency.saturating_sub(lock(&holds).len());
         let mut due = Timestamp::NEVER;
@@ -80,7 +106,7 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
     }
     while drives.join_next().await.is_some() {}
     beating.cancel();
-    while beat.join_next().await.is_some() {}
+    while beats.join_next().await.is_some() {}
 }
 
 fn lock(holds: &Holds) -> std::sync::MutexGuard<'_, BTreeMap<RequestId, Hold>> {
@@ -101,44 +127,50 @@ fn spawn(engine: &Arc<Engine>, holds: &Holds, drives: &mut JoinSet<()>, stop: &C
         wake_at: claimed.wake_at,
         bound: BTreeMap::new(),
     };
-    let holds = Arc::clone(holds);
+    let entry = Entry { engine: Arc::clone(engine), holds: Arc::clone(holds), id, generation: claimed.generation };
     drives.spawn(async move {
-        let engine = Arc::clone(&drive.engine);
-        let generation = drive.generation;
+        let _entry = entry;
         drive.run(claimed.calls).await;
-        let mut held = lock(&holds);
-        if held.get(&id).is_some_and(|h| h.generation == generation) {
-            held.remove(&id);
-            engine.bell.let_go(id);
-        }
     });
 }
 
-/// Extends the leases. A request whose lease is gone looks, and finds itself fenced; so does one that got a
-/// command, and finds it.
 async fn heartbeat(engine: Arc<Engine>, holds: Holds, stop: CancellationToken) {
     let every = Span(engine.config.lease.0 / 3).to_std();
     loop {
-        let beat = Heartbeat { worker: engine.config.worker.clone(), context: Arc::clone(&engine.context) };
-        let before: Vec<(RequestId, i64)> = lock(&holds).iter().map(|(id, h)| (*id, h.generation)).collect();
-        match engine.store.run(beat).await {
-            Ok(kept) => {
-                let held = lock(&holds);
-                for (id, generation) in before {
-                    let Some(hold) = held.get(&id).filter(|h| h.generation == generation) else { continue };
-                    if kept.iter().find(|k| k.id == id && k.generation == generation).is_none_or(|k| k.attention) {
-                        hold.poke.notify_one();
-                    }
-                }
-            }
-            Err(error) => warn!(%error, "the heartbeat failed; it is tried again"),
-        }
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(every) => {}
         }
+        beat(&engine, &holds).await;
     }
+}
+
+/// Extends the leases that this worker knows of. A request whose lease is gone looks, and finds itself fenced;
+/// so does one that got a command, and finds it. A lease whose claim or settlement lost its answer is known to
+/// nobody and runs out, so that the request is found again. False: the store did not answer.
+async fn beat(engine: &Engine, holds: &Holds) -> bool {
+    let leases: Vec<(RequestId, i64)> = lock(holds).iter().map(|(id, h)| (*id, h.generation)).collect();
+    let keep = KeepLeases {
+        worker: engine.config.worker.clone(),
+        leases: leases.clone(),
+        context: Arc::clone(&engine.context),
+    };
+    let kept: BTreeMap<(RequestId, i64), bool> = match engine.store.run(keep).await {
+        Ok(kept) => kept.into_iter().map(|k| ((k.id, k.generation), k.attention)).collect(),
+        Err(error) => {
+            warn!(%error, "the heartbeat failed; it is tried again");
+            return false;
+        }
+    };
+    let held = lock(holds);
+    for lease in leases {
+        let Some(hold) = held.get(&lease.0).filter(|h| h.generation == lease.1) else { continue };
+        if kept.get(&lease).copied().unwrap_or(true) {
+            hold.poke.notify_one();
+        }
+    }
+    true
 }
 
 /// One claimed request.

@@ -45,7 +45,8 @@ fn credentials_come_from_outside() {
         apply.args(["--data", "data", "apply", "-f", "manifest.yaml", "-o", "json"]).env("OS_SECRET", secret);
         apply.output().unwrap().into()
     };
-    for (password, result) in [("hunter2", "created"), ("hunter2", "unchanged"), ("hunter3", "changed"), ("hunter3", "unchanged")] {
+    for (password, result) in [("hunter2", "created"), ("hunter2", "unchanged"), ("hunter3", "changed"), ("hunter3", "unchanged")]
+    {
         assert_eq!(results(&apply(password).exits(0).json())[0].1, result);
     }
     assert!(!server.log().contains("hunter"));
@@ -75,7 +76,10 @@ fn h21_other_user_data_is_another_specification() {
     let server = Server::start();
     let text = format!("{}requests:\n{}", world(""), vps("db", ", user_data: \"#cloud-config\""));
     server.apply(&text, &[]).exits(0);
-    assert_eq!(results(&server.apply(&text, &["-o", "json"]).exits(0).json()).last().map(|r| r.1.clone()), Some("unchanged".into()));
+    assert_eq!(
+        results(&server.apply(&text, &["-o", "json"]).exits(0).json()).last().map(|r| r.1.clone()),
+        Some("unchanged".into())
+    );
     let done = server.apply(&text.replace("#cloud-config", "#cloud-config v2"), &[]).exits(3);
     assert!(done.err.contains("/requests/0/user_data"), "{done:?}");
 }

@@ -29,7 +29,9 @@ pub(crate) fn cluster(name: &str, more: &str, settings: &str) -> String {
 
 /// A manifest's entry of the tenant acme.
 pub(crate) fn tenant(cpu: u32, max_concurrent: u32) -> String {
-    format!("tenants:\n- {{name: acme, quota: {{cpu: {cpu}, memory_gb: 1000, storage_gb: 9000}}, max_concurrent: {max_concurrent}}}\n")
+    format!(
+        "tenants:\n- {{name: acme, quota: {{cpu: {cpu}, memory_gb: 1000, storage_gb: 9000}}, max_concurrent: {max_concurrent}}}\n"
+    )
 }
 
 /// Waits until there is something.
@@ -88,8 +90,7 @@ pub(crate) struct Http {
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    pub(crate) content_type: String,
-    pub(crate) location: Option<String>,
+    headers: BTreeMap<String, String>,
     pub(crate) body: String,
 }
 
@@ -99,6 +100,11 @@ impl Answer {
     pub(crate) fn is(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{self:#?}");
         self.json()
+    }
+
+    /// A header, empty where there is none.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
     }
 
     #[track_caller]
@@ -150,11 +156,13 @@ impl Http {
         }
         self.runtime.block_on(async {
             let response = request.send().await.map_err(|e| format!("{e:?}"))?;
-            let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-            let (content_type, location) = (header("content-type").unwrap_or_default(), header("location"));
+            let header = |(name, value): (&reqwest::header::HeaderName, &reqwest::header::HeaderValue)| {
+                Some((name.to_string(), value.to_str().ok()?.to_owned()))
+            };
+            let headers = response.headers().iter().filter_map(header).collect();
             let status = response.status().as_u16();
             let body = response.text().await.map_err(|e| format!("{e:?}"))?;
-            Ok(Answer { status, content_type, location, body })
+            Ok(Answer { status, headers, body })
         })
     }
 

@@ -66,7 +66,8 @@ fn succeeded(http: &Http) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     for request in http.requests() {
         let timeline = http.timeline(text(&request, "/id"));
-        let done = list(&timeline, "/timeline").iter().filter(|e| e["event"] == "operation" && e["metadata"]["status"] == "succeeded");
+        let done =
+            list(&timeline, "/timeline").iter().filter(|e| e["event"] == "operation" && e["metadata"]["status"] == "succeeded");
         for operation in done {
             let m = &operation["metadata"];
             all.insert(format!("{} {} {}", m["attempt"], m["operation"], m["item"]), m["tries"].clone());
@@ -90,8 +91,7 @@ fn assert_made_once(http: &Http, cloud: &Cloud<'_>) {
     let inventory = cloud.inventory();
     let resources = list(&inventory, "/resources");
     for request in http.requests() {
-        let mut kinds: Vec<&str> =
-            resources.iter().filter(|r| r["request"] == request["id"]).map(|r| text(r, "/kind")).collect();
+        let mut kinds: Vec<&str> = resources.iter().filter(|r| r["request"] == request["id"]).map(|r| text(r, "/kind")).collect();
         kinds.sort_unstable();
         assert_eq!(list(&request, "/attempts").len(), 1, "{request:#}");
         if request["ready_at"].is_string() {
@@ -188,6 +188,12 @@ fn killed_at(mut server: Server, counts: &[usize], done: fn(&Value) -> bool) -> 
     (server, before)
 }
 
+/// Another value of PROVISOR_TEST_SEED draws other moments; a failure names the seed that it had.
+fn seeded(seed: u64) -> u64 {
+    let shift = std::env::var("PROVISOR_TEST_SEED").ok().and_then(|s| s.parse::<u64>().ok());
+    seed + shift.unwrap_or(0) * 100
+}
+
 /// Moments between `from` and `to`, in order.
 fn moments(seed: u64, count: u64, from: usize, to: usize) -> Vec<usize> {
     let mut chance = SplitMix::new(seed);
@@ -203,6 +209,7 @@ fn survives_kills(apart: bool, seed: u64) {
     let mut requests: String = (1..=10).map(|n| vps(&format!("vps-{n}"), "")).collect();
     requests += &vps("bad-1", ", strategy: {type: single}");
     requests += &vps("bad-2", ", strategy: {type: single}");
+    println!("seed {seed}");
     let faults = ", faults: [{operation: create_floating_ip, kind: permanent, request_name: bad-1}, \
         {operation: wait_server, kind: permanent, request_name: bad-2}]";
     let clusters = cluster("sim-1", &sky.endpoint(), &format!("{PACE}{faults}"));
@@ -230,7 +237,8 @@ fn survives_kills(apart: bool, seed: u64) {
     assert_made_once(&http, &cloud);
     assert_balanced(&http, &[cloud]);
     let ends = |kind: &str| http.events().iter().filter(|e| e["type"] == kind).count();
-    let told = ["service.deprovision-started", "service.deprovisioned", "provisioning.completed", "provisioning.rolled-back"].map(ends);
+    let told =
+        ["service.deprovision-started", "service.deprovisioned", "provisioning.completed", "provisioning.rolled-back"].map(ends);
     assert_eq!(told, [10, 10, 10, 2], "each end is told once");
 }
 
@@ -253,10 +261,10 @@ fn released_in_spite_of_kills(server: Server, http: &Http, seed: u64) -> Server 
 
 #[test]
 fn a_server_killed_again_and_again_loses_nothing_and_doubles_nothing() {
-    survives_kills(false, 1);
+    survives_kills(false, seeded(1));
 }
 
 #[test]
 fn a_server_killed_again_and_again_finds_the_cloud_that_outlived_it() {
-    survives_kills(true, 2);
+    survives_kills(true, seeded(2));
 }

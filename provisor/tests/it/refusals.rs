@@ -42,7 +42,7 @@ fn is_problem(problem: &Value, code: &str, status: u16, http: &Http) {
     assert!(problem["retriable"].is_boolean(), "{problem:#}");
     let page = http.send("GET", &format!("/errors/{code}"), &[("authorization", "")], None);
     assert_eq!(page.status, 200, "{page:#?}");
-    assert!(page.content_type.starts_with("text/html") && page.body.contains(code), "{page:#?}");
+    assert!(page.header("content-type").starts_with("text/html") && page.body.contains(code), "{page:#?}");
 }
 
 /// A call that is refused; its problem document.
@@ -50,7 +50,7 @@ fn is_problem(problem: &Value, code: &str, status: u16, http: &Http) {
 fn refused(http: &Http, method: &str, path: &str, body: Option<String>, code: &str, status: u16) -> Value {
     let answer = http.send(method, path, &[], body);
     let problem = answer.is(status);
-    assert_eq!(answer.content_type, "application/problem+json");
+    assert_eq!(answer.header("content-type"), "application/problem+json");
     is_problem(&problem, code, status, http);
     assert_eq!(problem["instance"], path.split('?').next().unwrap(), "{problem:#}");
     problem
@@ -109,9 +109,7 @@ fn a_wrong_request_is_refused_with_every_fault_and_stores_nothing() {
 fn a_wrong_manifest_is_refused_by_apply_and_stores_nothing() {
     let (server, http) = empty();
     let before = stored(&http);
-    let apply = |requests: &Value| -> Done {
-        server.apply(&json!({"requests": requests}).to_string(), &["-o", "json"])
-    };
+    let apply = |requests: &Value| -> Done { server.apply(&json!({"requests": requests}).to_string(), &["-o", "json"]) };
     for (change, pointer, rule, value) in flaws() {
         let done = apply(&json!([spec(&json!({"name": "good"})), spec(&change)])).exits(3);
         let problem: Value = serde_json::from_str(&done.err).unwrap_or_else(|e| panic!("{e}: {done:?}"));
@@ -185,7 +183,11 @@ fn strangers_and_unknown_ids_get_nothing() {
         refused(&http, "GET", &format!("/api/requests/{none}{part}"), None, "not_found", 404);
     }
     for action in ["cancel", "suspend", "reactivate", "deprovision", "retry", "check-status", "manual-input"] {
-        let body = if action == "manual-input" { json!({"endpoints": [{"name": "url", "url": "https://x.example"}]}) } else { json!({}) };
+        let body = if action == "manual-input" {
+            json!({"endpoints": [{"name": "url", "url": "https://x.example"}]})
+        } else {
+            json!({})
+        };
         refused(&http, "POST", &format!("/api/requests/{none}/{action}"), Some(body.to_string()), "not_found", 404);
     }
     for path in ["/api/requests/not-an-id", "/api/tenants/nobody", "/api/clusters/nobody", "/sim/nobody/inventory", "/nowhere"] {
@@ -279,7 +281,8 @@ fn a_state_that_does_not_allow_it_says_what_it_allows() {
     names(&taken, "/name", "unique", &json!("db"));
     refused(&http, "DELETE", "/api/tenants/acme", None, "in_use", 409);
     refused(&http, "DELETE", "/api/clusters/sim-1", None, "in_use", 409);
-    let stale = http.send("PATCH", "/api/tenants/acme", &[("if-match", "\"999\"")], Some(json!({"max_concurrent": 6}).to_string()));
+    let stale =
+        http.send("PATCH", "/api/tenants/acme", &[("if-match", "\"999\"")], Some(json!({"max_concurrent": 6}).to_string()));
     is_problem(&stale.is(412), "precondition_failed", 412, &http);
     assert_eq!(stored(&http), before);
     http.act(&db, "deprovision");

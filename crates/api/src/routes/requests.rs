@@ -1,5 +1,7 @@
 //! Asking for things and looking at them.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::{Path, State as AppState};
 use axum::http::{HeaderMap, StatusCode};
@@ -12,7 +14,7 @@ use provisor_store::ops::admit::Idempotency;
 use provisor_store::ops::log::{EntriesOf, Entry};
 use provisor_store::ops::requests::{GetRequest, ListRequests, RequestPage, RequestView};
 use provisor_wire::parts::{Items, Page};
-use provisor_wire::plan::Plan;
+use provisor_wire::plan::{Plan, Rejected};
 use provisor_wire::problem::Fault;
 use provisor_wire::request::{Attempt, Batch, Request, Resource};
 use provisor_wire::timeline::Timeline;
@@ -124,8 +126,25 @@ fn check_batch(app: &App, body: &Value) -> Result<Vec<Checked>, Problem> {
     }
     flaws.finish(()).map_err(Problem::invalid)?;
     let seal = app.backend.seal();
-    let check = |(i, v): (usize, &Value)| Spec::check(&format!("/requests/{i}"), v, seal.as_ref());
-    Ok(list.into_iter().flatten().enumerate().map(check).collect())
+    let mut names = BTreeSet::new();
+    let mut all = Vec::with_capacity(count);
+    for (index, value) in list.into_iter().flatten().enumerate() {
+        let at = format!("/requests/{index}");
+        let checked = Spec::check(&at, value, seal.as_ref());
+        let text = |key: &str| value.get(key).and_then(Value::as_str);
+        // Admission refuses it too, but only what has no other fault comes that far.
+        all.push(match (text("tenant"), text("name")) {
+            (Some(tenant), Some(name)) if !names.insert((tenant, name)) => Err(twice(&at, name, checked.err())),
+            _ => checked,
+        });
+    }
+    Ok(all)
+}
+
+fn twice(at: &str, name: &str, flaws: Option<Vec<Flaw>>) -> Vec<Flaw> {
+    let mut flaws = Flaws(flaws.unwrap_or_default());
+    flaws.add(&format!("{at}/name"), "unique", &Value::from(name), "the name stands twice in the batch");
+    flaws.0
 }
 
 fn idempotency(headers: &HeaderMap, route: &str, body: &Value) -> Result<Option<Idempotency>, Problem> {
@@ -133,8 +152,8 @@ fn idempotency(headers: &HeaderMap, route: &str, body: &Value) -> Result<Option<
     Ok(key.map(|key| Idempotency { route: route.to_owned(), key, fingerprint: fingerprint(body) }))
 }
 
-/// Plans. Faults of a specification stand in its plan; so do those that only the store can see. Any other
-/// refusal is answered as the real call would.
+/// Plans. Faults of a specification stand in its plan; so do those that only the store can see, and each
+/// cluster's reason where none can ever take it. Any other refusal is answered as the real call would.
 async fn dry_run(app: &App, specs: Vec<Checked>, actor: Actor, batch: bool) -> Result<Vec<Plan>, Problem> {
     let count = specs.len();
     let faults: Vec<Vec<Flaw>> = specs.iter().map(|s| s.as_ref().err().cloned().unwrap_or_default()).collect();
@@ -146,6 +165,7 @@ async fn dry_run(app: &App, specs: Vec<Checked>, actor: Actor, batch: bool) -> R
     match (app.backend.dry_run(good, actor, batch).await, first) {
         (Ok(plans), _) => Ok(plans),
         (Err(OpError::Invalid(flaws)), _) => Ok((0..count).map(|i| refused(of_item(&flaws, i, batch))).collect()),
+        (Err(error @ OpError::NoCluster { .. }), _) => Ok(not_placed(error, count, batch)),
         (Err(error), Some(spec)) if !batch => Err(refusal(app, &spec, error).await),
         (Err(error), _) => Err(error.into()),
     }
@@ -155,6 +175,22 @@ fn of_item(flaws: &[Flaw], index: usize, batch: bool) -> Vec<Flaw> {
     let (exact, below) = (format!("/requests/{index}"), format!("/requests/{index}/"));
     let mine = |f: &&Flaw| !batch || f.pointer == exact || f.pointer.starts_with(&below);
     flaws.iter().filter(mine).cloned().collect()
+}
+
+/// Plans of a batch of which one item fits nowhere: its own names every cluster with its reason.
+fn not_placed(error: OpError, count: usize, batch: bool) -> Vec<Plan> {
+    let clusters = match &error {
+        OpError::NoCluster { rejected, .. } => rejected.clone(),
+        _ => Vec::new(),
+    };
+    let problem = Problem::from(error);
+    let plan = |index: usize| {
+        let flaws = of_item(problem.errors(), index, batch);
+        let named = if flaws.is_empty() { Vec::new() } else { clusters.clone() };
+        let rejected = named.into_iter().map(|(cluster, reason)| Rejected { cluster, reason });
+        Plan { rejected: rejected.collect(), ..refused(flaws) }
+    };
+    (0..count).map(plan).collect()
 }
 
 fn refused(flaws: Vec<Flaw>) -> Plan {

@@ -36,7 +36,7 @@ async fn the_client_speaks_every_shape() {
     assert_eq!(cancelled.outcome.as_deref(), Some("cancelled"));
     let order = RetryOrder { order_id: Some("ord-9".to_owned()), reason: None };
     assert_eq!(client.retry(&request.id, &order).await.unwrap().retry_of.as_ref(), Some(&request.id));
-    assert_eq!(client.timeline(&request.id, true).await.unwrap().timeline.len(), 4);
+    assert_eq!(client.timeline(&request.id, true).await.unwrap().timeline.len(), 5);
     assert!(client.attempts(&request.id).await.unwrap().is_empty());
     assert!(client.resources(&request.id).await.unwrap().is_empty());
     assert_eq!(client.check_status(&request.id).await.unwrap_err().code(), Some("state_conflict"));

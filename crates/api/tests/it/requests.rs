@@ -156,6 +156,11 @@ async fn a_batch_is_all_or_none_in_input_order() {
     assert_eq!(items[0]["depends_on"], json!([items[1]["id"]]));
     let taken = world.post("/api/requests/batch", &json!({"requests": [vps("other"), vps("db")]})).await.problem("name_taken");
     assert_eq!((&taken["holder"], &taken["errors"][0]["pointer"]), (&items[1]["id"], &json!("/requests/1/name")));
+    let mut bad = vps("a");
+    bad["size"]["cpu"] = json!(0);
+    let twice = world.post("/api/requests/batch", &json!({"requests": [vps("a"), bad]})).await.faults();
+    let both = [("/requests/1/size/cpu".into(), "min".into()), ("/requests/1/name".into(), "unique".into())];
+    assert_eq!(twice, both, "all faults at once");
     assert_eq!(world.get("/api/requests?name=other").await.json()["items"], json!([]));
 }
 
@@ -219,6 +224,14 @@ async fn a_dry_run_plans_and_stores_nothing() {
     let batch = world.post("/api/requests/batch?dry_run=true", &json!({"requests": [vps("a"), bad]})).await.json();
     assert_eq!(batch["items"].as_array().unwrap().len(), 2);
     assert_eq!(batch["items"][1]["errors"][0]["pointer"], "/requests/1/size/cpu");
+    let mut nowhere = vps("db");
+    nowhere["region"] = json!("mars");
+    let plan = world.post("/api/requests?dry_run=true", &nowhere).await;
+    assert_eq!((plan.status, &plan.json()["valid"], &plan.json()["cluster"]), (StatusCode::OK, &json!(false), &Value::Null));
+    assert_eq!((&plan.json()["errors"][0]["pointer"], &plan.json()["rejected"][0]["cluster"]), (&json!("/region"), &json!("one")));
+    let batch = world.post("/api/requests/batch?dry_run=true", &json!({"requests": [vps("a"), nowhere]})).await.json();
+    assert_eq!((&batch["items"][0]["errors"], &batch["items"][0]["rejected"]), (&json!([]), &json!([])));
+    assert_eq!(batch["items"][1]["errors"][0]["pointer"], "/requests/1/region");
     assert_eq!(world.get("/api/requests").await.json()["items"], json!([]));
     let wrong = world.post("/api/requests?dry_run=yes", &vps("db")).await;
     assert_eq!(wrong.faults(), [("?dry_run".into(), "enum".into())]);
@@ -305,7 +318,8 @@ async fn commands_go_by_state() {
     assert_eq!(world.get(&path).await.json()["retried_as"], retried["id"]);
     let timeline = world.get(&format!("{path}/timeline?detail=operations")).await.json();
     let events: Vec<&str> = timeline["timeline"].as_array().unwrap().iter().map(|e| e["event"].as_str().unwrap()).collect();
-    assert_eq!(events, ["created", "cancelled", "termination_started", "terminated"]);
+    // The wait for its turn ends with it; all of it in one instant here.
+    assert_eq!(events, ["created", "cancelled", "termination_started", "terminated", "wait"]);
     assert_eq!(timeline["environment_name"], "db");
     assert_eq!(timeline["summary"]["provisioning_duration_seconds"], Value::Null);
     assert_eq!(world.get(&format!("{path}/timeline?detail=all")).await.faults(), [("?detail".into(), "enum".into())]);

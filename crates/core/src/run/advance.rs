@@ -114,8 +114,11 @@ impl Run {
                 continue;
             }
             asked = asked.max(Some(ASKED_WITHIN.max(operation.planned.call_limit)));
-            operation.status =
-                if operation.row.is_some_and(|r| doubtful.contains(&r)) { OperationStatus::Looking } else { OperationStatus::Waiting };
+            operation.status = if operation.row.is_some_and(|r| doubtful.contains(&r)) {
+                OperationStatus::Looking
+            } else {
+                OperationStatus::Waiting
+            };
             operation.next_at = Some(m.now);
         }
         if let Some(within) = asked {
@@ -132,16 +135,16 @@ impl Run {
         let longest = operations().map(|o| o.deadline).max().unwrap_or(Span::ZERO);
         let limit = m.stuck_after.max(longest.plus(STUCK_MARGIN));
         let downtime = Span((m.downtime.0 - self.progress.downtime.0).max(0));
-        // A look that is under way is waited for: its answer may be the end of a long silence.
-        let looking = operations().filter(|o| o.status == OperationStatus::Looking).filter_map(|o| o.row);
-        let rows = looking.filter_map(|id| self.ledger.iter().find(|r| r.id == id && r.busy.is_some()));
-        let looked = rows.filter_map(|r| r.looked_at).max().map_or(self.progress.at, |at| at.plus(ASKED_WITHIN));
-        self.progress.at.plus(limit).plus(downtime).max(self.progress.not_before).max(looked)
+        // A look or a release that is under way is waited for: its answer may be the end of a long silence.
+        let asked = self.ledger.iter().filter(|r| r.busy.is_some()).filter_map(|r| r.asked_at).max();
+        let asked = asked.map_or(self.progress.at, |at| at.plus(ASKED_WITHIN));
+        self.progress.at.plus(limit).plus(downtime).max(self.progress.not_before).max(asked)
     }
 
     fn check_stuck(&mut self, m: &mut Moment<'_>) {
         // Why: nothing fires before the provider was asked once; what begins now is progress in itself.
-        if m.now < self.stuck_at(m) || (0..self.attempts.len()).any(|i| self.begins_now(i, m)) {
+        let asks = self.undoes_now(m) || (0..self.attempts.len()).any(|i| self.begins_now(i, m));
+        if asks || m.now < self.stuck_at(m) {
             return;
         }
         let text = format!("no progress for {:.0} s", m.now.since(self.progress.at).as_seconds_f64());
@@ -184,8 +187,12 @@ impl Run {
             (Wanted::Suspended, State::Completed) => self.pursue_action("suspend", m, d),
             (Wanted::Running, State::Suspended) => self.pursue_action("reactivate", m, d),
             // A failed reactivate is stopped again (H14), and what a suspend may have stopped is started again (H13).
-            (Wanted::Suspended, State::Suspended) if self.is_halfway("reactivate", "suspend") => self.pursue_action("suspend", m, d),
-            (Wanted::Running, State::Completed) if self.is_halfway("suspend", "reactivate") => self.pursue_action("reactivate", m, d),
+            (Wanted::Suspended, State::Suspended) if self.is_halfway("reactivate", "suspend") => {
+                self.pursue_action("suspend", m, d)
+            }
+            (Wanted::Running, State::Completed) if self.is_halfway("suspend", "reactivate") => {
+                self.pursue_action("reactivate", m, d)
+            }
             _ => false,
         }
     }
@@ -208,7 +215,10 @@ impl Run {
     }
 
     fn action_wanted(&self, name: &str) -> bool {
-        matches!((name, self.wanted), ("suspend", Wanted::Suspended) | ("reactivate", Wanted::Running) | ("deprovision", Wanted::Gone))
+        matches!(
+            (name, self.wanted),
+            ("suspend", Wanted::Suspended) | ("reactivate", Wanted::Running) | ("deprovision", Wanted::Gone)
+        )
     }
 
     /// `action` was given up after it had begun, or what undoes it has not succeeded yet.
@@ -278,7 +288,7 @@ impl Run {
     fn end_action(&mut self, error: Option<Failure>, m: &mut Moment<'_>) {
         let Some(action) = &mut self.action else { return };
         action.finished_at = Some(m.now);
-        action.status = if error.is_none() { "succeeded" } else { "failed" }.to_owned();
+        if error.is_none() { "succeeded" } else { "failed" }.clone_into(&mut action.status);
         action.error.clone_from(&error);
         let suspend = action.name == "suspend";
         let detail = json!({"action": action.name, "reason": action.reason});
@@ -337,7 +347,7 @@ impl Run {
         m.events.push(event);
         self.terminated_at = Some(m.now);
         if let Some(action) = self.action.as_mut().filter(|a| a.name == "deprovision") {
-            action.status = "succeeded".to_owned();
+            "succeeded".clone_into(&mut action.status);
             action.finished_at = Some(m.now);
         }
     }

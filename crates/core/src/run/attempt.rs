@@ -2,9 +2,7 @@
 
 use serde_json::json;
 
-use super::{
-    Attempt, AttemptState, Directive, Moment, Operation, OperationStatus, Role, Row, Run, StepRun, StepStatus, Wanted,
-};
+use super::{Attempt, AttemptState, Directive, Moment, Operation, OperationStatus, Role, Row, Run, StepRun, StepStatus, Wanted};
 use crate::cluster::{ProviderType, Settings};
 use crate::event::{Event, EventKind};
 use crate::failure::{Class, Failure};
@@ -241,6 +239,26 @@ impl Run {
     pub(super) fn touch(&mut self, m: &Moment<'_>) {
         self.progress.at = m.now;
         self.progress.downtime = m.downtime;
+    }
+}
+
+impl Attempt {
+    /// Which operations are done again when what `name` made is made anew for `waiting`: that one, and all that was done on
+    /// top of it since. The newest of a name and item counts.
+    pub(super) fn done_on(&self, name: &str, waiting: usize) -> Vec<usize> {
+        let mut names = vec![name];
+        let mut seen = 0;
+        while let Some(known) = names.get(seen).copied() {
+            seen += 1;
+            let on_it = self.operations.iter().filter(|o| o.planned.after.iter().any(|a| a == known));
+            let new: Vec<&str> = on_it.map(|o| o.planned.name.as_str()).filter(|n| !names.contains(n)).collect();
+            names.extend(new);
+        }
+        let same = |a: &Operation, b: &Operation| a.planned.name == b.planned.name && a.planned.item == b.planned.item;
+        let newest = |i: usize, o: &Operation| !self.operations.iter().skip(i + 1).any(|later| same(o, later));
+        let all = self.operations.iter().enumerate();
+        let done = all.filter(|(i, o)| *i != waiting && o.status == OperationStatus::Succeeded && newest(*i, o));
+        done.filter(|(_, o)| names.contains(&o.planned.name.as_str())).map(|(i, _)| i).collect()
     }
 }
 

@@ -109,8 +109,8 @@ impl Run {
             _ => return self.refuse("cancel"),
         }
         self.outcome = Some(Outcome::Cancelled);
-        self.reason.clone_from(&reason);
         let detail = json!({"reason": reason});
+        self.reason = reason;
         m.events.push(Event { actor: m.actor.clone(), detail, ..Event::new(EventKind::CancelRequested) });
         self.begin_rollback(m);
         self.conclude(m);

@@ -63,7 +63,11 @@ impl Run {
     pub(super) fn advance_action(&mut self, m: &mut Moment<'_>, d: &mut Directive) {
         for step in Step::ALL {
             self.advance_operations(Place::Action, step, m, d);
-            let done = self.operations(Place::Action).iter().filter(|o| o.planned.step == step).all(|o| o.status == OperationStatus::Succeeded);
+            let done = self
+                .operations(Place::Action)
+                .iter()
+                .filter(|o| o.planned.step == step)
+                .all(|o| o.status == OperationStatus::Succeeded);
             if !done {
                 return;
             }
@@ -127,10 +131,12 @@ impl Run {
     pub(super) fn begins_now(&self, index: usize, m: &Moment<'_>) -> bool {
         let Some(attempt) = self.attempts.get(index).filter(|a| a.state == AttemptState::Running) else { return false };
         let (place, step) = (Place::Attempt(index), attempt.current_step());
-        attempt.operations.iter().filter(|o| o.planned.step == step && o.next_at.is_none_or(|at| at <= m.now)).any(|o| match o.status {
-            OperationStatus::Pending | OperationStatus::Waiting => self.is_ready(place, o) && !self.asks_person(place, o),
-            OperationStatus::Looking => self.ledger.iter().any(|r| Some(r.id) == o.row && r.busy.is_none()),
-            _ => false,
+        attempt.operations.iter().filter(|o| o.planned.step == step && o.next_at.is_none_or(|at| at <= m.now)).any(|o| {
+            match o.status {
+                OperationStatus::Pending | OperationStatus::Waiting => self.is_ready(place, o) && !self.asks_person(place, o),
+                OperationStatus::Looking => self.ledger.iter().any(|r| Some(r.id) == o.row && r.busy.is_none()),
+                _ => false,
+            }
         })
     }
 
@@ -226,10 +232,10 @@ impl Run {
             return row.id;
         }
         let id = ResourceId::new(m.now, m.chance);
-        let (operation, call_limit) = self.operations(place).get(index).map_or_else(
-            || (String::new(), Span::ZERO),
-            |o| (o.planned.name.clone(), o.planned.call_limit),
-        );
+        let (operation, call_limit) = self
+            .operations(place)
+            .get(index)
+            .map_or_else(|| (String::new(), Span::ZERO), |o| (o.planned.name.clone(), o.planned.call_limit));
         let attempt = self.attempts.get(base);
         let row = Row {
             id,
@@ -249,7 +255,7 @@ impl Run {
             call_limit,
             in_doubt: false,
             empty_looks: 0,
-            looked_at: None,
+            asked_at: None,
             unwanted: false,
             busy: Some(m.generation),
             calls: 0,
@@ -299,6 +305,7 @@ impl Run {
             deadline,
             send_by: creating.map(|r| r.send_by),
             call_limit: operation.planned.call_limit,
+            identity: row.and_then(|r| r.identity.clone()).or_else(|| attempt.identity.clone()),
             first_after: if is_probe { attempt.settings.probe_first_after } else { Span::ZERO },
             look_every: is_probe.then_some(probe),
         })

@@ -8,8 +8,8 @@ use super::{AttemptState, Moment, Operation, OperationStatus, RowState, Run};
 use crate::event::{Event, EventKind, ResourceRef};
 use crate::failure::{Class, Failure};
 use crate::id::ResourceId;
-use crate::spec::Kind;
 use crate::lifecycle::Step;
+use crate::spec::Kind;
 use crate::time::Span;
 use crate::workflow::plan::OnRetry;
 use crate::workflow::retry::backoff;
@@ -51,15 +51,25 @@ impl Run {
                 let failure = timed_out(operation, last_seen.as_deref());
                 self.fail_try(place, index, latest, current, failure, true, m);
             }
-            Reply::Dropped => {
-                self.free(row.filter(|_| latest));
-                // It is wanted (again) by now, so it is asked for again.
-                if let Some(operation) = self.operation_mut(place, index).filter(|_| current) {
-                    operation.status = OperationStatus::Waiting;
-                    operation.next_at = Some(m.now);
-                }
-            }
+            Reply::Dropped => self.drop_wait(place, index, latest, current, m),
             Reply::Looked(_) | Reply::Gone { .. } => {}
+        }
+    }
+
+    /// The wait for an operation was given up between two looks. What it was told to make may come without an id being
+    /// known yet, so it is in doubt; what is wanted (again) by now is asked for again.
+    fn drop_wait(&mut self, place: Place, index: usize, latest: bool, current: bool, m: &mut Moment<'_>) {
+        let id = self.operations(place).get(index).and_then(|o| o.row).filter(|_| latest);
+        self.free(id);
+        let row = self.ledger.iter_mut().find(|r| Some(r.id) == id && r.provider_id.is_none() && !r.is_closed());
+        let in_doubt = row.is_some();
+        if let Some(row) = row {
+            row.in_doubt = true;
+            row.next_at = Some(m.now);
+        }
+        if let Some(operation) = self.operation_mut(place, index).filter(|_| current) {
+            operation.status = if in_doubt { OperationStatus::Looking } else { OperationStatus::Waiting };
+            operation.next_at = Some(m.now);
         }
     }
 
@@ -81,7 +91,11 @@ impl Run {
             row.in_doubt = false;
             row.state = RowState::Created;
             let resource = ResourceRef { kind: row.kind.clone(), id: row.id, provider_id: Some(provider_id.clone()) };
-            m.events.push(Event { resource: Some(resource), attempt: Some(row.attempt), ..Event::new(EventKind::ResourceAllocated) });
+            m.events.push(Event {
+                resource: Some(resource),
+                attempt: Some(row.attempt),
+                ..Event::new(EventKind::ResourceAllocated)
+            });
         }
         if made.uid.is_some() {
             row.uid.clone_from(&made.uid);
@@ -107,7 +121,16 @@ impl Run {
     }
 
     #[allow(clippy::too_many_arguments)] // one failed try is described by exactly these
-    fn fail_try(&mut self, place: Place, index: usize, latest: bool, current: bool, failure: Failure, timed_out: bool, m: &mut Moment<'_>) {
+    fn fail_try(
+        &mut self,
+        place: Place,
+        index: usize,
+        latest: bool,
+        current: bool,
+        failure: Failure,
+        timed_out: bool,
+        m: &mut Moment<'_>,
+    ) {
         let row = self.operations(place).get(index).and_then(|o| o.row).filter(|_| latest);
         self.free(row);
         let uncertain = timed_out || failure.class == Class::Ambiguous;
@@ -225,10 +248,9 @@ impl Run {
             };
             again.planned.step = step;
             // Why: the next try must not begin before what it waits for is there again.
-            if let Some(operation) = found.operations.get_mut(waiting) {
-                if !operation.planned.after.contains(&again.planned.name) {
-                    operation.planned.after.push(again.planned.name.clone());
-                }
+            let unnamed = |o: &&mut Operation| !o.planned.after.contains(&again.planned.name);
+            if let Some(operation) = found.operations.get_mut(waiting).filter(unnamed) {
+                operation.planned.after.push(again.planned.name.clone());
             }
             found.operations.push(again);
         }
@@ -291,7 +313,7 @@ impl Run {
         let Some(row) = self.ledger.iter_mut().find(|r| r.id == id) else { return };
         row.empty_looks += 1;
         let threshold = row.send_by.plus(row.call_limit).plus(lag);
-        let asked_at = row.looked_at.unwrap_or(m.now);
+        let asked_at = row.asked_at.unwrap_or(m.now);
         if row.empty_looks < 2 || asked_at < threshold {
             // Early looks find an early arrival early; the last one is asked at the threshold.
             let soon = m.now.plus(lag.max(Span::millis(200)));
@@ -320,7 +342,10 @@ impl Run {
 
     /// An object found by a row's tag becomes the row's.
     pub(super) fn adopt(&mut self, row: ResourceId, found: &Found, m: &mut Moment<'_>) {
-        let Some(row) = self.ledger.iter_mut().find(|r| r.id == row) else { return };
+        let Some(index) = self.ledger.iter().position(|r| r.id == row) else { return };
+        let identity = self.backend_of(index);
+        let Some(row) = self.ledger.get_mut(index) else { return };
+        row.identity = identity;
         row.provider_id = Some(found.provider_id.clone());
         row.uid.clone_from(&found.uid);
         row.in_doubt = false;
@@ -329,7 +354,12 @@ impl Run {
         row.owed_since = None;
         let resource = ResourceRef { kind: row.kind.clone(), id: row.id, provider_id: row.provider_id.clone() };
         let detail = json!({"adopted": true});
-        m.events.push(Event { resource: Some(resource), attempt: Some(row.attempt), detail, ..Event::new(EventKind::ResourceAllocated) });
+        m.events.push(Event {
+            resource: Some(resource),
+            attempt: Some(row.attempt),
+            detail,
+            ..Event::new(EventKind::ResourceAllocated)
+        });
     }
 }
 
@@ -343,4 +373,3 @@ fn timed_out(operation: &Operation, last_seen: Option<&str>) -> Failure {
     );
     Failure::new(Class::Transient, "operation_timed_out", text)
 }
-

@@ -50,6 +50,12 @@ impl Run {
         }
     }
 
+    /// A row that is to go is asked for at this very moment (H12).
+    pub(super) fn undoes_now(&self, m: &Moment<'_>) -> bool {
+        let due = |r: &&Row| !r.is_closed() && r.unwanted && r.busy.is_none() && r.next_at.is_none_or(|at| at <= m.now);
+        self.ledger.iter().filter(due).any(|r| r.provider_id.is_none() || !self.is_blocked(r))
+    }
+
     /// Something that stands on it is still there. What is in doubt blocks nothing: everything else is
     /// released meanwhile (H6).
     fn is_blocked(&self, row: &Row) -> bool {
@@ -74,11 +80,19 @@ impl Run {
         others.any(|o| (o.provider_id.is_some() || being_made(o)) && stands_on(o))
     }
 
+    /// The backend that a row's object was made on, or would have been (H4).
+    pub(super) fn backend_of(&self, index: usize) -> Option<String> {
+        let row = self.ledger.get(index)?;
+        let attempt = self.attempts.iter().find(|a| a.id == row.attempt);
+        row.identity.clone().or_else(|| attempt?.identity.clone())
+    }
+
     fn look(&mut self, index: usize, m: &mut Moment<'_>, d: &mut Directive) {
+        let identity = self.backend_of(index);
         let Some(row) = self.ledger.get_mut(index) else { return };
         row.busy = Some(m.generation);
         row.calls += 1;
-        row.looked_at = Some(m.now);
+        row.asked_at = Some(m.now);
         let key = CallKey::Look { row: row.id, number: row.calls };
         let task = Task::Find { kind: row.kind.clone(), tag: row.tag.clone(), name: row.name.clone() };
         d.calls.push(Call {
@@ -89,6 +103,7 @@ impl Run {
             deadline: m.now.plus(CALL_LIMIT),
             send_by: None,
             call_limit: CALL_LIMIT,
+            identity,
             first_after: Span::ZERO,
             look_every: None,
         });
@@ -107,9 +122,11 @@ impl Run {
     }
 
     fn release(&mut self, index: usize, m: &mut Moment<'_>, d: &mut Directive) {
+        let identity = self.backend_of(index);
         let Some(row) = self.ledger.get_mut(index) else { return };
         row.busy = Some(m.generation);
         row.calls += 1;
+        row.asked_at = Some(m.now);
         if row.state != RowState::Owed {
             row.state = RowState::Releasing;
         }
@@ -130,7 +147,7 @@ impl Run {
             name: row.name,
             provider_id: row.provider_id.unwrap_or_default(),
             uid: row.uid,
-            identity: row.identity,
+            identity: identity.clone(),
             resources: self.resources_of(row.attempt),
             facts: attempt.map_or_else(Default::default, |a| a.facts.clone()),
         };
@@ -142,6 +159,7 @@ impl Run {
             deadline: m.now.plus(limit),
             send_by: None,
             call_limit: CALL_LIMIT,
+            identity,
             first_after: Span::ZERO,
             look_every: None,
         });
@@ -237,7 +255,7 @@ impl Run {
         let (late, lag) = self.late(index);
         let Some(row) = self.ledger.get_mut(index) else { return };
         let threshold = row.send_by.plus(late);
-        if row.looked_at.unwrap_or(m.now) < threshold {
+        if row.asked_at.unwrap_or(m.now) < threshold {
             row.empty_looks = 0;
             row.next_at = Some(m.now.plus(LATE_LOOK_EVERY).min(threshold));
             return;

@@ -1,3 +1,5 @@
+//! Every rule of a specification, each with its pointer.
+
 use super::*;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! What a timeline shows of a life, from hand-made facts.
+
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use super::*;

@@ -59,6 +59,8 @@ pub struct Call {
     pub send_by: Option<Timestamp>,
     /// Longest time of one call.
     pub call_limit: Span,
+    /// Who the backend must be for its answers to count (H4); `None` where that is not known yet.
+    pub identity: Option<String>,
     /// Wait this long before the first call.
     pub first_after: Span,
     /// Pause between looks, where the provider does not say.

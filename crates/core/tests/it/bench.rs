@@ -296,7 +296,8 @@ impl Bench {
     /// A live request has a call in flight, a time to wake, or a wait by name.
     fn check_alive(&self) {
         let run = &self.run;
-        let rests = matches!((run.state, run.wanted), (State::Completed, Wanted::Running) | (State::Suspended, Wanted::Suspended));
+        let rests =
+            matches!((run.state, run.wanted), (State::Completed, Wanted::Running) | (State::Suspended, Wanted::Suspended));
         let moves = !self.in_flight.is_empty() || self.wake_at < Timestamp::NEVER;
         let waits = run.waiting.is_some() && !run.state.is_standing();
         let open = run.ledger.iter().any(|r| r.unwanted && !r.is_closed());

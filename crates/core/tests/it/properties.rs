@@ -10,7 +10,7 @@ use proptest::test_runner::Config;
 use provisor_core::event::EventKind;
 use provisor_core::lifecycle::{Outcome, Step};
 use provisor_core::run::{AttemptState, Command, StepStatus, Wanted};
-use provisor_core::{Run, State, Timestamp};
+use provisor_core::{Kind, Run, State, Timestamp};
 
 use crate::bench::Bench;
 use crate::plans::{MANAGED, VPS, plan};
@@ -34,13 +34,17 @@ const SHAPES: [(&str, &str); 6] = [
 
 /// Fixed, so that all tests of the crate stay within seconds; `PROVISOR_CASES` asks for more.
 fn cases() -> u32 {
-    std::env::var("PROVISOR_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(400)
+    std::env::var("PROVISOR_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(1000)
 }
 
 fn weather() -> impl Strategy<Value = Weather> {
     let some = |most: u64| prop_oneof![Just(0), 1..most];
-    (some(40), some(40), some(12), some(12))
-        .prop_map(|(fails, lost, crashes, commands)| Weather { fails, lost, crashes, commands })
+    (some(40), some(40), some(12), some(25)).prop_map(|(fails, lost, crashes, commands)| Weather {
+        fails,
+        lost,
+        crashes,
+        commands,
+    })
 }
 
 proptest! {
@@ -86,6 +90,7 @@ fn settled(world: &World, text: &str) {
     if run.state.is_terminal() {
         return;
     }
+    assert_eq!(world.stopped, run.state == State::Suspended, "it is up or down as its state says (H13, H14)");
     assert!(run.ledger.iter().all(|r| r.is_closed() || !r.unwanted), "doubts are settled by now");
     let mut planned: BTreeMap<String, usize> = BTreeMap::new();
     for kind in plan(text).operations.into_iter().filter_map(|o| o.makes) {
@@ -95,6 +100,7 @@ fn settled(world: &World, text: &str) {
     for object in &world.objects {
         *live.entry(object.kind.clone()).or_default() += 1;
     }
+    assert!(!world.objects.iter().any(|o| o.spoiled), "what is in a terminal bad state is never adopted (H10)");
     assert_eq!(live, planned, "exactly one live object for each that is planned");
 }
 
@@ -127,6 +133,8 @@ fn check_life(bench: &Bench) {
     check_events(bench);
     let run = &bench.run;
     assert_eq!(run.winner.is_some(), run.ready_at.is_some());
+    let probe = run.error.as_ref().is_some_and(|e| e.step.as_deref() == Some("verify") && e.code != "stuck");
+    assert!(!probe || run.spec.kind != Kind::Managed, "a typo rolls a vendor's service back (H17)");
     assert!(run.attempts.iter().filter(|a| a.state == AttemptState::Won).count() <= 1);
     let mut tags: Vec<_> = run.ledger.iter().map(|r| (&r.tag, &r.provider_id)).collect();
     tags.sort();
@@ -151,7 +159,11 @@ fn check_times(run: &Run) {
                 }
                 for one in &operation.tries {
                     let ended = one.finished_at.unwrap_or(at);
-                    assert!(started <= one.started_at && ended <= at, "a try of {} lies outside its step", operation.planned.name);
+                    assert!(
+                        started <= one.started_at && ended <= at,
+                        "a try of {} lies outside its step",
+                        operation.planned.name
+                    );
                 }
                 assert!(operation.retries <= attempt.settings.retry.max_retries);
             }
@@ -161,7 +173,8 @@ fn check_times(run: &Run) {
         }
     }
     let Some(ready) = run.ready_at else { return };
-    let within = |w: &&provisor_core::run::Wait| run.attempts.iter().any(|a| a.started_at <= w.since && Some(w.since) < a.finished_at);
+    let within =
+        |w: &&provisor_core::run::Wait| run.attempts.iter().any(|a| a.started_at <= w.since && Some(w.since) < a.finished_at);
     let waited: i64 = run.waits.iter().filter(|w| w.until <= ready && !within(w)).map(|w| w.until.since(w.since).0).sum();
     let worked: i64 = run.attempts.iter().map(|a| a.finished_at.unwrap().since(a.started_at).0).sum();
     assert_eq!(ready.since(run.created_at).0, waited + worked, "the account of time is complete");

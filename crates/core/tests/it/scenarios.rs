@@ -4,6 +4,7 @@
 //! `UPDATE_SCENARIOS=1` writes what they bring anew. The commands are in [`Case::run_line`], plans in `plans.rs`.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use provisor_core::cluster::Settings;
@@ -77,7 +78,7 @@ fn difference(old: &str, new: &str) -> Option<String> {
     for line in old.lines() {
         number += 1;
         if line.starts_with("===") {
-            title = line.to_owned();
+            line.clone_into(&mut title);
         }
         let other = news.next().unwrap_or("(nothing)");
         if line != other {
@@ -265,7 +266,7 @@ impl Case {
     fn one_answer(&mut self, part: &str) -> Answer {
         let (name, reply) = part.split_once(' ').unwrap_or_else(|| panic!("no reply in `{part}`"));
         let key = self.key(name);
-        Answer { key, reply: self.reply(reply) }
+        Answer { key, reply: read_reply(reply) }
     }
 
     /// A call in flight by its name; with `#number` any call of that name, answered or not.
@@ -290,7 +291,8 @@ impl Case {
         let bench = self.bench.as_ref().unwrap();
         let mut all: Vec<CallKey> = Vec::new();
         for attempt in &bench.run.attempts {
-            let keys = (0..attempt.operations.len()).map(|operation| CallKey::Operation { attempt: attempt.id, operation, number: 0 });
+            let keys =
+                (0..attempt.operations.len()).map(|operation| CallKey::Operation { attempt: attempt.id, operation, number: 0 });
             all.extend(keys);
         }
         let actions = bench.run.action.as_ref().map_or(0, |a| a.operations.len());
@@ -300,21 +302,6 @@ impl Case {
             all.push(CallKey::Release { row: row.id, number: 0 });
         }
         all.into_iter().find(|k| show::key(bench, k) == base).unwrap_or_else(|| panic!("there is no call {base}"))
-    }
-
-    fn reply(&self, text: &str) -> Reply {
-        let words: Vec<&str> = text.split_whitespace().collect();
-        match words[0] {
-            "done" => Reply::Done(made(&words[1..])),
-            "progress" => Reply::Progress(made(&words[1..])),
-            "failed" => Reply::Failed(failed(&words[1..])),
-            "timeout" => Reply::TimedOut { last_seen: None },
-            "looked" => Reply::Looked(words[1..].iter().filter(|w| **w != "none").map(|w| found(w)).collect()),
-            "gone" => Reply::Gone { replaced: false },
-            "replaced" => Reply::Gone { replaced: true },
-            "dropped" => Reply::Dropped,
-            other => panic!("unknown reply {other}"),
-        }
     }
 
     fn row(&self, label: &str) -> ResourceId {
@@ -344,7 +331,7 @@ impl Case {
             _ => panic!("unknown command {word}"),
         };
         if let Err(refusal) = self.bench().command(command) {
-            self.extra.push_str(&format!("refused: {} (allowed: {})\n", refusal.detail, refusal.allowed.join(", ")));
+            writeln!(self.extra, "refused: {} (allowed: {})", refusal.detail, refusal.allowed.join(", ")).unwrap();
         }
         self.advance();
     }
@@ -365,6 +352,21 @@ impl Case {
             let line = format!("waited for {} {} to {}\n", wait.reason, show::time(wait.since), show::time(wait.until));
             self.extra.push_str(&line);
         }
+    }
+}
+
+fn read_reply(text: &str) -> Reply {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    match words[0] {
+        "done" => Reply::Done(made(&words[1..])),
+        "progress" => Reply::Progress(made(&words[1..])),
+        "failed" => Reply::Failed(failed(&words[1..])),
+        "timeout" => Reply::TimedOut { last_seen: None },
+        "looked" => Reply::Looked(words[1..].iter().filter(|w| **w != "none").map(|w| found(w)).collect()),
+        "gone" => Reply::Gone { replaced: false },
+        "replaced" => Reply::Gone { replaced: true },
+        "dropped" => Reply::Dropped,
+        other => panic!("unknown reply {other}"),
     }
 }
 

@@ -181,11 +181,7 @@ fn row(bench: &Bench, r: &Row) -> String {
     if let Some(id) = &r.provider_id {
         write!(out, " id={id}").unwrap();
     }
-    let flags = [
-        (r.unwanted && !r.is_closed(), "unwanted"),
-        (r.in_doubt, "in doubt"),
-        (r.written_off, "written off"),
-    ];
+    let flags = [(r.unwanted && !r.is_closed(), "unwanted"), (r.in_doubt, "in doubt"), (r.written_off, "written off")];
     for (_, flag) in flags.into_iter().filter(|(set, _)| *set) {
         write!(out, ", {flag}").unwrap();
     }

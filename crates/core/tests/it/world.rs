@@ -9,7 +9,7 @@ use provisor_core::event::Endpoint;
 use provisor_core::run::{Command, ManualInput};
 use provisor_core::workflow::call::{Held, Work};
 use provisor_core::workflow::{Answer, Call, CallKey, Found, Made, Reply, Task};
-use provisor_core::{Class, ClusterId, Failure, Span, State, Timestamp};
+use provisor_core::{AttemptId, Class, ClusterId, Failure, Kind, Span, State, Timestamp};
 
 use crate::bench::{Bench, spec};
 use crate::plans::Plans;
@@ -23,7 +23,8 @@ pub(crate) struct Object {
     pub(crate) cluster: ClusterId,
     /// From then on it is there; a list shows it a little later.
     pub(crate) since: Timestamp,
-    spoiled: bool,
+    /// In a terminal bad state.
+    pub(crate) spoiled: bool,
 }
 
 /// How likely what is, in percent.
@@ -45,7 +46,11 @@ pub(crate) struct World {
     /// How many objects and answers there were, for their ids and their order.
     made: u64,
     order: u64,
+    /// The tags under which each operation was told to create.
+    tags: BTreeMap<(AttemptId, usize), Vec<String>>,
     managed: bool,
+    /// Whether the service was stopped.
+    pub(crate) stopped: bool,
     /// Nothing goes wrong any more.
     pub(crate) calm: bool,
 }
@@ -66,10 +71,22 @@ impl World {
             extra["ttl_seconds"] = serde_json::json!(400);
         }
         let mut bench = Bench::admit(spec(kind, &extra), Plans::of(plan), &["c1", "c2", "c3"], Settings::default(), seed);
-        bench.plans.reactivate = "| | start_server | probe_ssh probe_http".to_owned();
+        "| | start_server | probe_ssh probe_http".clone_into(&mut bench.plans.reactivate);
         let (objects, coming) = (Vec::new(), BTreeMap::new());
         let managed = kind == "managed";
-        Self { bench, objects, chance, weather, coming, made: 0, order: 0, managed, calm: false }
+        Self {
+            bench,
+            objects,
+            chance,
+            weather,
+            coming,
+            made: 0,
+            order: 0,
+            tags: BTreeMap::new(),
+            managed,
+            stopped: false,
+            calm: false,
+        }
     }
 
     fn percent(&mut self, n: u64) -> bool {
@@ -120,7 +137,11 @@ impl World {
                 let answer = self.coming.remove(&key).unwrap();
                 let wanted = self.bench.run.wants(&answer.key);
                 // The engine drops a wait that nobody wants any more, but never a create that was sent.
-                let reply = if wanted || self.is_creating(&answer.key) || self.chance.below(2) == 0 { answer.reply } else { Reply::Dropped };
+                let reply = if wanted || self.is_creating(&answer.key) || self.chance.below(2) == 0 {
+                    answer.reply
+                } else {
+                    Reply::Dropped
+                };
                 self.bench.answer(vec![Answer { key: answer.key, reply }])
             }
             None => self.bench.advance(),
@@ -155,24 +176,30 @@ impl World {
                 }
             }
         }
-        let away = self.span(0, 60);
+        // Now and then Provisor is away for hours, which it notices or not.
+        let hours = self.chance.below(8) == 0;
+        let away = if hours { self.span(0, 7200) } else { self.span(0, 60) };
         self.bench.now = self.bench.now.plus(away);
+        if hours && self.chance.below(2) == 0 {
+            self.bench.downtime = self.bench.downtime.plus(away);
+        }
         let calls = self.bench.advance();
         self.begin(calls);
     }
 
     fn wish(&mut self) {
-        let command = match self.chance.below(if self.managed { 12 } else { 8 }) {
+        // Mostly what a service survives, else few live long.
+        let command = match self.chance.below(if self.managed { 26 } else { 20 }) {
             0 => Command::Cancel { reason: None },
-            1 | 2 => Command::Suspend { reason: None },
-            3 | 4 => Command::Reactivate { reason: None },
-            5 => Command::Deprovision { reason: None, force: false },
-            6 => Command::QueueTimeout,
-            7 => {
+            1 => Command::Deprovision { reason: None, force: false },
+            2 => Command::QueueTimeout,
+            3..=10 => Command::Suspend { reason: None },
+            11..=18 => Command::Reactivate { reason: None },
+            19 => {
                 let resources: Vec<_> = self.bench.run.owed().map(|r| r.id).collect();
                 // Why gone: a write-off is for what no longer is; else the model would rightly find it left over.
                 for row in self.bench.run.owed() {
-                    self.objects.retain(|o| Some(&o.id) != row.provider_id.as_ref() && o.tag != row.tag.as_str());
+                    self.objects.retain(|o| row.provider_id.as_ref().map_or(o.tag != row.tag.as_str(), |id| o.id != *id));
                 }
                 Command::WriteOff { resources, reason: "gone".into() }
             }
@@ -241,11 +268,16 @@ impl World {
             1 => self.bench.now.plus(self.span(0, 30)),
             _ => send_by.plus(self.span(0, 120)),
         };
-        self.object(work, call.cluster, at, false);
+        let spoiled = self.chance.below(4) == 0;
+        self.object(work, call.cluster, at, spoiled);
+        if self.chance.below(8) == 0 {
+            // Something on the way sent it twice.
+            self.object(work, call.cluster, at, false);
+        }
     }
 
     fn create(&mut self, call: &Call, work: &Work) -> (Span, Reply) {
-        assert!(!self.objects.iter().any(|o| o.tag == work.tag.as_ref().unwrap().as_str() && o.since <= self.seen_until()), "made again");
+        self.check_first(call, work);
         let after = self.span(0, 20);
         if self.percent(self.weather.fails) {
             return (after, Reply::Failed(self.failure()));
@@ -276,6 +308,26 @@ impl World {
         (after, Reply::Done(Made { provider_id: Some(id), ..Made::default() }))
     }
 
+    /// H5: nothing is made anew while what an earlier try made in time is there.
+    fn check_first(&mut self, call: &Call, work: &Work) {
+        let CallKey::Operation { attempt, operation, .. } = call.key else { return };
+        let tag = work.tag.as_ref().unwrap().to_string();
+        let tags = self.tags.entry((attempt, operation)).or_default();
+        for earlier in tags.iter().filter(|t| **t != tag) {
+            let row = self.bench.run.ledger.iter().find(|r| r.tag.as_str() == earlier).unwrap();
+            let in_time = row.send_by.plus(row.call_limit);
+            let there = self.objects.iter().find(|o| o.tag == *earlier && o.since <= in_time);
+            assert!(there.is_none(), "{} is made anew though {there:?} is there", work.operation);
+        }
+        tags.push(tag);
+        // H9: where the request fixes the endpoint, nothing of a former attempt is left.
+        if self.bench.run.spec.kind != Kind::Vps {
+            let of = |o: &Object| self.bench.run.ledger.iter().find(|r| r.tag.as_str() == o.tag).map(|r| r.attempt);
+            let former = self.objects.iter().find(|o| of(o) != Some(attempt));
+            assert!(former.is_none(), "{} begins beside {former:?}", work.operation);
+        }
+    }
+
     fn seen_until(&self) -> Timestamp {
         Timestamp(self.bench.now.0 - LIST_LAG.0)
     }
@@ -283,13 +335,26 @@ impl World {
     fn perform(&mut self, call: &Call, work: &Work) -> (Span, Reply) {
         let after = self.span(0, 30);
         if let Some(id) = &work.provider_id {
+            if self.objects.iter().any(|o| o.id == *id && o.spoiled) {
+                return (after, Reply::Failed(Failure::new(Class::Transient, "error", "it is in ERROR").spoiled()));
+            }
             let made = Made { provider_id: Some(id.clone()), ..Made::default() };
             return (after, Reply::Done(made));
         }
-        if self.percent(self.weather.fails) {
+        let fails = self.percent(self.weather.fails);
+        let lost = self.percent(self.weather.lost);
+        // What fails or is lost may have been done all the same.
+        if !(fails || lost) || self.chance.below(2) == 0 {
+            self.stopped = match work.operation.as_str() {
+                "stop_server" => true,
+                "start_server" => false,
+                _ => self.stopped,
+            };
+        }
+        if fails {
             return (after, Reply::Failed(self.failure()));
         }
-        if self.percent(self.weather.lost) {
+        if lost {
             return (call.deadline.since(self.bench.now), Reply::TimedOut { last_seen: None });
         }
         let endpoints = vec![Endpoint { name: "ssh".into(), url: "ssh://192.0.2.1".into() }];

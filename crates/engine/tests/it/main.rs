@@ -4,6 +4,7 @@
 mod admission;
 mod pipeline;
 mod recovery;
+mod review;
 mod sweep;
 mod toy;
 mod world;

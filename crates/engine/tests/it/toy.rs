@@ -32,11 +32,26 @@ pub struct World {
     /// (cluster, id) → (kind, tag).
     pub objects: Mutex<BTreeMap<(String, String), (String, String)>>,
     pub created: Mutex<u32>,
+    /// Cluster → the backend behind it, where it is not its own.
+    pub behind: Mutex<BTreeMap<String, String>>,
+    /// Operations that make something and say no more than that it is under way.
+    pub silent: Mutex<Vec<String>>,
+    /// Every call that was sent, by name.
+    pub calls: Mutex<Vec<String>>,
 }
 
 impl World {
     pub fn script(&self, cluster: &str, operation: &str, next: &[Next]) {
         self.script.lock().unwrap().insert((cluster.into(), operation.into()), next.iter().copied().collect());
+    }
+
+    /// The backend that a cluster reaches.
+    pub fn backend(&self, cluster: &str) -> String {
+        self.behind.lock().unwrap().get(cluster).cloned().unwrap_or_else(|| cluster.to_owned())
+    }
+
+    pub fn count(&self, operation: &str) -> usize {
+        self.calls.lock().unwrap().iter().filter(|c| *c == operation).count()
     }
 
     pub fn live(&self) -> Vec<String> {
@@ -63,6 +78,7 @@ struct Toy {
 impl Toy {
     /// True: go on. A scripted hang never returns.
     async fn next(&self, operation: &str) -> Result<bool, Failure> {
+        self.world.calls.lock().unwrap().push(operation.to_owned());
         let key = (self.cluster.clone(), operation.to_owned());
         let next = self.world.script.lock().unwrap().get_mut(&key).and_then(VecDeque::pop_front);
         match next {
@@ -91,7 +107,7 @@ impl Provider for Toy {
         Ok(Plan { version: PLAN_VERSION, operations: vec![Planned::new(name, Step::Activate)] })
     }
     async fn identity(&self) -> Result<String, Failure> {
-        Ok(format!("toy-{}", self.cluster))
+        Ok(format!("toy-{}", self.world.backend(&self.cluster)))
     }
     async fn perform(&self, work: &Work) -> Result<Progress, Failure> {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -102,8 +118,11 @@ impl Provider for Toy {
             *created += 1;
             let id = format!("{}-{created}", work.operation);
             let kind = work.operation.trim_start_matches("create_").to_owned();
-            self.world.objects.lock().unwrap().insert((self.cluster.clone(), id.clone()), (kind, tag.to_string()));
+            self.world.objects.lock().unwrap().insert((self.world.backend(&self.cluster), id.clone()), (kind, tag.to_string()));
             made.provider_id = Some(id);
+        }
+        if self.world.silent.lock().unwrap().contains(&work.operation) {
+            return Ok(Progress::Running { made: Made::default(), seen: "accepted".into(), look_again: None });
         }
         if !answers {
             std::future::pending::<()>().await;
@@ -115,8 +134,8 @@ impl Provider for Toy {
     }
     async fn find(&self, _: &str, tag: &str, _: &str) -> Result<Vec<Found>, Failure> {
         self.next("find").await?;
-        let objects = self.world.objects.lock().unwrap();
-        let mine = objects.iter().filter(|((c, _), (_, t))| *c == self.cluster && t == tag);
+        let (objects, backend) = (self.world.objects.lock().unwrap(), self.world.backend(&self.cluster));
+        let mine = objects.iter().filter(|((c, _), (_, t))| *c == backend && t == tag);
         Ok(mine
             .map(|((_, id), (kind, tag))| Found {
                 kind: kind.clone(),
@@ -130,15 +149,16 @@ impl Provider for Toy {
     }
     async fn release(&self, held: &Held) -> Result<Released, Failure> {
         self.next(&format!("delete_{}", held.kind)).await?;
-        let key = (self.cluster.clone(), held.provider_id.clone());
+        let key = (self.world.backend(&self.cluster), held.provider_id.clone());
         if self.world.objects.lock().unwrap().remove(&key).is_some() {
             return Ok(Released::Running { seen: "deleting".into(), look_again: Some(Span::millis(10)) });
         }
         Ok(Released::Gone)
     }
     async fn list_owned(&self, prefix: &str, _: Option<String>) -> Result<Page, Failure> {
-        let objects = self.world.objects.lock().unwrap();
-        let mine = objects.iter().filter(|((c, _), (_, t))| *c == self.cluster && t.starts_with(prefix));
+        self.next("list_owned").await?;
+        let (objects, backend) = (self.world.objects.lock().unwrap(), self.world.backend(&self.cluster));
+        let mine = objects.iter().filter(|((c, _), (_, t))| *c == backend && t.starts_with(prefix));
         let items = mine.map(|((_, id), (kind, tag))| Found {
             kind: kind.clone(),
             provider_id: id.clone(),

@@ -45,6 +45,11 @@ impl Test {
     /// One tenant `acme`, and clusters `one`, `two` … of eight processors each.
     pub async fn start(clusters: &[&str], tenant: Value) -> Self {
         let store = Store::in_memory(provisor_store::clock::of_runtime(Timestamp(1_000_000_000_000))).unwrap();
+        Self::start_over(store, clusters, tenant).await
+    }
+
+    /// The same over a given store.
+    pub async fn start_over(store: Store, clusters: &[&str], tenant: Value) -> Self {
         let world = Arc::new(World::default());
         let engine = engine_over(store, &world).await;
         let mut spec = json!({"name": "acme"});

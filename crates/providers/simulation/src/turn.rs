@@ -144,14 +144,14 @@ impl Cluster {
     fn failure(&self, kind: FaultKind, call: &Call) -> Option<Failure> {
         let operation = &call.operation;
         let (class, code, text) = match kind {
-            FaultKind::Transient => (Class::Transient, "simulated_transient", "503 Service Unavailable"),
-            FaultKind::Permanent => (Class::Permanent, "simulated_permanent", "400 Bad Request"),
-            FaultKind::Throttled => (Class::Throttled, "rate_limited", "429 Too Many Requests"),
-            FaultKind::Auth => (Class::Auth, "unauthorized", "401 Unauthorized"),
+            FaultKind::Transient => (Class::Transient, "service_failed", "503 Service Unavailable"),
+            FaultKind::Permanent => (Class::Permanent, "bad_request", "400 Bad Request"),
+            FaultKind::Throttled => (Class::Throttled, "throttled", "429 Too Many Requests"),
+            FaultKind::Auth => (Class::Auth, "credentials_refused", "401 Unauthorized"),
             FaultKind::Capacity => {
-                (Class::Capacity, "no_capacity", "No valid host was found. There are not enough hosts available.")
+                (Class::Capacity, "capacity", "No valid host was found. There are not enough hosts available.")
             }
-            FaultKind::DeleteFails => (Class::Transient, "delete_failed", "409 Conflict: it cannot be deleted now"),
+            FaultKind::DeleteFails => (Class::Transient, "conflict", "409 Conflict: it cannot be deleted now"),
             _ => return None,
         };
         let failure = Failure::new(class, code, format!("{operation}: {text} (simulated)"));

@@ -434,9 +434,11 @@ impl Cluster {
         }
     }
 
-    /// One of those that keep it from going.
+    /// One of those that keep it from going. An address that floats keeps nothing: it is taken off.
     pub(crate) fn holder(&self, key: &str) -> Option<&str> {
-        self.holders.get(key).and_then(BTreeSet::first).map(String::as_str)
+        let floats = |r: &Resource| Played::of(r.plays).is_some_and(|p| p.front != p.host && p.front == r.kind);
+        let holds = |holder: &&String| !self.live.get(*holder).is_some_and(floats);
+        self.holders.get(key)?.iter().find(holds).map(String::as_str)
     }
 
     /// Everything live with tags from `from` on that begin with `prefix`, in order of their tags.

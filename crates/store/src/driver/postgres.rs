@@ -259,9 +259,8 @@ impl Lane {
                 Outcome::Done(results) => {
                     return results.into_iter().next().unwrap_or_else(|| Err(OpError::Unknown("no answer".to_owned())));
                 }
-                Outcome::Unknown(error) => return Err(error),
                 Outcome::Lost(_) if may_reconnect => may_reconnect = false,
-                Outcome::Lost(error) => return Err(error),
+                Outcome::Lost(error) | Outcome::Unknown(error) => return Err(error),
                 Outcome::Again(error) => {
                     tracing::debug!(operation = job.name(), %error, "run again");
                     tokio::time::sleep(pause).await;

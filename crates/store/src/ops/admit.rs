@@ -11,7 +11,7 @@ use provisor_core::quota::{self, Dimension, Limits, Usage};
 use provisor_core::run::Admission;
 use provisor_core::tenant::TenantSpec;
 use provisor_core::workflow::Plan;
-use provisor_core::{Amounts, Kind, RequestId, Run, Spec, State, TenantId, Timestamp};
+use provisor_core::{Amounts, Class, Kind, RequestId, Run, Spec, State, TenantId, Timestamp};
 use serde_json::Value;
 
 use super::place::Clusters;
@@ -160,7 +160,9 @@ impl Op for Admit {
             let again = save::read(tx, retried).await?.ok_or(OpError::NotFound("request"))?;
             return Ok(vec![RequestView::of(again, now)]);
         }
-        let prepared = self.prepare(tx, true).await?;
+        // What is kept for others does not matter here: only what can never fit is refused.
+        let clusters = Clusters::read(tx).await?;
+        let prepared = self.prepare(tx, clusters, true).await?;
         if let Some(exceeded) = prepared.quota.values().find(|d| d.iter().any(|d| !d.fits())) {
             return Err(OpError::QuotaExceeded(exceeded.iter().filter(|d| !d.fits()).cloned().collect()));
         }
@@ -179,7 +181,8 @@ impl Op for DryRun {
     const MODE: Mode = Mode::Read;
 
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Dry, OpError> {
-        let prepared = self.0.prepare(tx, false).await?;
+        let clusters = Clusters::load(tx, self.0.context.planner.as_ref()).await?;
+        let prepared = self.0.prepare(tx, clusters, false).await?;
         let mut items = Vec::with_capacity(self.0.items.len());
         for (spec, choice) in self.0.items.iter().zip(prepared.choices) {
             let chosen = prepared.clusters.candidates.iter().find(|c| Some(c.id) == choice.cluster);
@@ -261,12 +264,11 @@ impl Admit {
         Ok(())
     }
 
-    async fn prepare(&self, tx: &mut Tx<'_>, locking: bool) -> Result<Prepared, OpError> {
+    async fn prepare(&self, tx: &mut Tx<'_>, clusters: Clusters, locking: bool) -> Result<Prepared, OpError> {
         let tenants = self.load_tenants(tx).await?;
         self.check_names(tx, &tenants).await?;
         let prerequisites = self.resolve_prerequisites(tx, &tenants, locking).await?;
         let order = self.order(&prerequisites)?;
-        let clusters = Clusters::load(tx, self.context.planner.as_ref()).await?;
         let (choices, regions) = self.place(&clusters)?;
         let quota = self.quota(&tenants);
         Ok(Prepared { tenants, prerequisites, order, quota, choices, regions, clusters })
@@ -362,12 +364,14 @@ impl Admit {
                 return Err(no_cluster(self.pointer(index), spec, choice.rejected));
             }
             // Why: a cluster that already knows that it can never do it is a refusal, too.
-            let mut avoid = Vec::new();
+            let (mut avoid, mut passes) = (Vec::new(), false);
             while let Some(id) = choice.cluster {
                 let Err(failure) = self.context.planner.plan(id, spec) else { break };
+                passes |= failure.class != Class::Permanent;
                 avoid.push((id, failure.message));
                 let ids: Vec<_> = avoid.iter().map(|(id, _)| *id).collect();
                 choice = clusters.choose(None, spec, &regions, &ids);
+                choice.may_wait |= passes;
                 if choice.cluster.is_none() && !choice.may_wait {
                     let named = |(id, why): &(_, String)| {
                         let found = clusters.candidates.iter().find(|c| c.id == *id);

@@ -91,7 +91,8 @@ const TURN: Stmt = both("update tenant set last_claimed = (select max(last_claim
 const ROOM: Stmt = both("select max_concurrent - in_work from tenant where id = ?1");
 const POSTPONE: Stmt = both("update request set due_at = ?2 where id = ?1");
 const PREREQUISITES: Stmt = both(
-    "select count(*) from dependency d join request p on p.id = d.prerequisite where d.request = ?1 and p.state <> 'completed'",
+    "select count(*), min(case when p.state in ('failed', 'rolling_back', 'rolled_back') then p.id end) \
+     from dependency d join request p on p.id = d.prerequisite where d.request = ?1 and p.state <> 'completed'",
 );
 const NEXT_QUEUED: Stmt = both(
     "select min((select min(r.due_at) from request r where r.tenant = t.id and r.state = 'queued')) from tenant t \
@@ -241,7 +242,8 @@ impl Claim {
         }
         for passed_by in 0..PASSED_BY_IN_A_TURN {
             let Some(head) = tx.row(&HEAD, &[tenant.into(), now.0.into()]).await? else { return Ok(passed_by) };
-            if self.start(tx, head.id(0)?, clusters, now, batch).await? {
+            // Boxed, as it holds several documents, and everything around it would be as large.
+            if Box::pin(self.start(tx, head.id(0)?, clusters, now, batch)).await? {
                 tx.exec(&TURN, &[tenant.into()]).await?;
                 return Ok(passed_by);
             }
@@ -262,10 +264,16 @@ impl Claim {
         let Some(mut loaded) = load(tx, id, now).await? else { return Ok(false) };
         let mut events = Vec::new();
         let mut chance = SplitMix::new((self.context.seeds)());
-        let open = tx.row(&PREREQUISITES, &[id.into()]).await?.map_or(Ok(0), |r| r.int(0))?;
+        let prerequisites = tx.row(&PREREQUISITES, &[id.into()]).await?;
+        let open = prerequisites.as_ref().map_or(Ok(0), |r| r.int(0))?;
+        let ended = prerequisites.as_ref().map_or(Ok(None), |r| r.opt_text(1))?.map(str::parse::<RequestId>);
         let actor = Some(Actor::system("queue"));
         let mut moment = self.context.moment(now, loaded.generation + 1, &mut chance, &mut events, actor);
-        let due = if open > 0 {
+        let due = if let Some(Ok(prerequisite)) = ended {
+            // It is told when a prerequisite ends, unless it could not be read then (H24). Queued, it cannot refuse.
+            let _ = loaded.run.command(Command::DependencyEnded { prerequisite }, &mut moment);
+            now
+        } else if open > 0 {
             loaded.run.await_turn("prerequisites", Some(format!("{open} not completed yet")), &mut moment);
             Timestamp::NEVER
         } else {

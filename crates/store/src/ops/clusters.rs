@@ -178,6 +178,8 @@ pub struct UpdateCluster {
     pub credentials: Credentials,
     /// The version that the caller has seen.
     pub if_match: Option<i64>,
+    /// Who the backend says that it is when it is asked in the new way (H29); `None` where it was not asked.
+    pub identity: Option<String>,
 }
 
 impl Op for UpdateCluster {
@@ -190,7 +192,9 @@ impl Op for UpdateCluster {
         check_version(self.if_match, old.version)?;
         if is_another_backend(&old.spec, &self.spec) {
             refuse_while_open(tx, self.id).await?;
-            tx.exec(&SET_IDENTITY, &[self.id.into(), crate::value::Val::Null]).await?;
+            tx.exec(&SET_IDENTITY, &[self.id.into(), self.identity.clone().into()]).await?;
+        } else if let Some(identity) = self.identity.as_ref().filter(|new| old.identity.as_ref() != Some(new)) {
+            note_identity(tx, self.id, old.identity.is_some(), identity).await?;
         }
         let name = self.spec.name.as_str();
         if name != old.spec.name && by_key(tx, name).await?.is_some() {
@@ -284,11 +288,16 @@ impl Op for SetIdentity {
         if known.as_deref() == Some(self.identity.as_str()) {
             return Ok(());
         }
-        if known.is_some() {
-            refuse_while_open(tx, self.id).await?;
-        }
-        tx.exec(&SET_IDENTITY, &[self.id.into(), self.identity.as_str().into()]).await.map(drop)
+        note_identity(tx, self.id, known.is_some(), &self.identity).await
     }
+}
+
+/// Another identity than the known one is another backend.
+async fn note_identity(tx: &mut Tx<'_>, id: ClusterId, known: bool, identity: &str) -> Result<(), OpError> {
+    if known {
+        refuse_while_open(tx, id).await?;
+    }
+    tx.exec(&SET_IDENTITY, &[id.into(), identity.into()]).await.map(drop)
 }
 
 async fn open_rows(tx: &mut Tx<'_>, id: ClusterId) -> Result<i64, OpError> {

@@ -13,7 +13,7 @@ use provisor_core::placement::{Candidate, Choice, choose};
 use provisor_core::quota::Amounts;
 use provisor_core::run::{Launch, Moment};
 use provisor_core::workflow::Planner;
-use provisor_core::{ClusterId, Failure, RequestId, Run, Span, Spec};
+use provisor_core::{Class, ClusterId, Failure, RequestId, Run, Span, Spec};
 use serde::Deserialize;
 
 use crate::op::OpError;
@@ -74,7 +74,7 @@ impl Clusters {
     }
 
     /// Reads them all; there are tens or hundreds, not millions.
-    pub(crate) async fn load(tx: &mut Tx<'_>, planner: &dyn Planner) -> Result<Self, OpError> {
+    pub(crate) async fn read(tx: &mut Tx<'_>) -> Result<Self, OpError> {
         let mut found = Self { candidates: Vec::new(), identities: BTreeMap::new(), kept: Vec::new() };
         for row in tx.rows(&CLUSTERS, &[]).await? {
             let id: ClusterId = row.id(0)?;
@@ -90,9 +90,16 @@ impl Clusters {
                 taken_slots: row.int(8)?,
             });
         }
+        Ok(found)
+    }
+
+    /// The same with the room that is kept for those who have waited long.
+    pub(crate) async fn load(tx: &mut Tx<'_>, planner: &dyn Planner) -> Result<Self, OpError> {
+        let mut found = Self::read(tx).await?;
         let before = tx.now().await?.0.saturating_sub(KEPT_AFTER.0);
         for row in tx.rows(&ELDERS, &[before.into(), ELDERS_AT_MOST.into()]).await? {
-            let elder: Elder = row.json(0)?;
+            // What this release cannot read keeps no room, and stops nobody.
+            let Ok(elder) = row.json::<Elder>(0) else { continue };
             found.kept.extend(found.best(&elder, planner).map(|cluster| (cluster, elder.id)));
         }
         Ok(found)
@@ -141,13 +148,13 @@ impl Clusters {
     /// Starts the next attempt of a run where there is room for it.
     pub(crate) fn place(&mut self, run: &mut Run, m: &mut Moment<'_>) -> Placed {
         let mut avoid = run.failed_clusters();
-        let mut refusal: Option<Failure> = None;
+        let (mut refusal, mut passes): (Option<Failure>, bool) = (None, false);
         loop {
             let choice = self.choose(Some(run.id), &run.spec, &run.regions, &avoid);
             let Some(id) = choice.cluster else {
                 return match refusal {
-                    Some(failure) if !choice.may_wait => Placed::Refused(failure),
-                    _ => Placed::Not(choice),
+                    Some(failure) if !choice.may_wait && !passes => Placed::Refused(failure),
+                    _ => Placed::Not(Choice { may_wait: choice.may_wait || passes, ..choice }),
                 };
             };
             match m.planner.plan(id, &run.spec) {
@@ -171,6 +178,8 @@ impl Clusters {
                     return Placed::Launched;
                 }
                 Err(failure) => {
+                    // Only what is so for good is a refusal; a cluster may be unknown to this process for a moment.
+                    passes |= failure.class != Class::Permanent;
                     refusal = Some(failure);
                     avoid.push(id);
                 }

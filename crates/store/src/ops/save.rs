@@ -9,7 +9,7 @@ use provisor_core::chance::SplitMix;
 use provisor_core::event::{Actor, Event, EventKind};
 use provisor_core::id::EventId;
 use provisor_core::quota::Amounts;
-use provisor_core::run::{AttemptState, Command, Moment, Row as LedgerRow};
+use provisor_core::run::{AttemptState, Command, Moment, RUN_VERSION, Row as LedgerRow};
 use provisor_core::workflow::plan::Planner;
 use provisor_core::{ClusterId, RequestId, Run, Span, State, TenantId, Timestamp};
 use serde_json::json;
@@ -473,7 +473,16 @@ async fn tell_dependents(
                 tx.exec(&WAKE, &[id.into(), now.0.into()]).await?;
                 continue;
             }
-            let Some(mut dependent) = load(tx, id).await? else { continue };
+            let mut dependent = match load(tx, id).await {
+                Ok(Some(dependent)) if dependent.run.version <= RUN_VERSION => dependent,
+                Ok(None) => continue,
+                // What this release cannot read stops nobody: the claim puts it off, and finds what has ended.
+                Ok(Some(_)) | Err(OpError::Corrupt(_)) => {
+                    tx.exec(&WAKE, &[id.into(), now.0.into()]).await?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let mut events = Vec::new();
             let mut its_chance = SplitMix::new((context.seeds)());
             let actor = Some(Actor::system("dependencies"));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use provisor_core::chance::SplitMix;
-use provisor_core::run::{Directive, Moment};
+use provisor_core::run::{Directive, Moment, Operation, OperationStatus};
 use provisor_core::workflow::{Answer, Call};
 use provisor_core::{RequestId, Run, Timestamp};
 
@@ -70,11 +70,21 @@ impl Op for Settle {
             advance(tx, &mut loaded.run, &mut moment).await?
         };
         let released = directive.calls.is_empty() && !self.in_flight;
-        let lease =
-            if released { Lease::Free(directive.wake_at) } else { Lease::Held(&self.worker, now.plus(self.context.lease)) };
+        // Calls that were handed out and that nobody makes went with the lost answer of a former settlement:
+        // whoever comes next asks anew, at once instead of when the request counts as stuck.
+        let lost = released && is_asking(&loaded.run, self.generation);
+        let wake_at = if lost { now } else { directive.wake_at };
+        let lease = if released { Lease::Free(wake_at) } else { Lease::Held(&self.worker, now.plus(self.context.lease)) };
         let kept = save::save(tx, &self.context, loaded, events, lease, now, &mut chance).await?;
-        Ok(Settled { run: kept.run, calls: directive.calls, wake_at: directive.wake_at, released })
+        Ok(Settled { run: kept.run, calls: directive.calls, wake_at, released })
     }
+}
+
+/// Whether a call counts as under way that was handed out under this generation.
+fn is_asking(run: &Run, generation: i64) -> bool {
+    let operations = run.attempts.iter().flat_map(|a| &a.operations).chain(run.action.iter().flat_map(|a| &a.operations));
+    let asks = |o: &Operation| o.status == OperationStatus::Running && o.generation == generation;
+    operations.into_iter().any(asks) || run.ledger.iter().any(|r| r.busy == Some(generation))
 }
 
 /// Decides what is next, with a further attempt where one is wanted and there is room for it now (H11).

@@ -17,6 +17,9 @@ use provisor_store::Store;
 use provisor_store::driver::Postgres;
 use provisor_store::driver::postgres::Lanes;
 
+/// Enough for one test; each connection costs it time.
+pub const FEW: Lanes = Lanes { writers: 2, readers: 1, group: 16 };
+
 struct Server {
     /// Ends with `/`.
     base: String,
@@ -26,6 +29,7 @@ struct Server {
 
 static SERVER: OnceLock<Option<Server>> = OnceLock::new();
 
+#[allow(clippy::zombie_processes)] // It ends with this process.
 fn start() -> Option<Server> {
     if let Ok(url) = std::env::var("PROVISOR_TEST_POSTGRES_URL") {
         let base = url.rsplit_once('/').expect("a URL with a database").0.to_owned() + "/";
@@ -47,7 +51,7 @@ fn start() -> Option<Server> {
         let required = std::env::var_os("PROVISOR_TEST_REQUIRE_SERVICES").is_some_and(|v| v == "1");
         assert!(!required, "PostgreSQL does not start: {why}");
         // Past the capture of the test's output.
-        writeln!(std::io::stderr(), "skipped on PostgreSQL, which does not start: {}", why.trim()).unwrap();
+        writeln!(std::io::stderr().lock(), "skipped on PostgreSQL, which does not start: {}", why.trim()).unwrap();
         return None;
     };
     Some(Server { base: format!("{base}/"), _pipe: child.stdin.take() })
@@ -84,7 +88,7 @@ pub fn database() -> Option<String> {
 
 /// A fresh store of few connections; `None` without a server.
 pub fn store() -> Option<Store> {
-    Some(Store::open_postgres(&database()?).unwrap())
+    Some(Store::new(std::sync::Arc::new(driver(&database()?, FEW))))
 }
 
 /// With other numbers of connections.

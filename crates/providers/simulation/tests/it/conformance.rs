@@ -1,3 +1,5 @@
+//! The kit for everything that the simulated cloud plays, in process and over HTTP.
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Every kind of fault, and the same seed twice.
+
 use std::time::Duration;
 
 use provisor_core::{Class, Failure};
@@ -38,6 +40,7 @@ async fn each_class_of_failure_strikes_on_its_call_and_does_nothing() {
         create_server(&mut service).await.unwrap();
         let failure = create_server(&mut service).await.unwrap_err();
         assert_eq!(failure.class, class);
+        assert!(provisor_core::error_code::find(&failure.code).is_some(), "{} has no page", failure.code);
         assert_eq!(failure.retry_after.is_some(), class == Class::Throttled);
         create_server(&mut service).await.unwrap();
         assert_eq!(resources(&simulation, "server", true).len(), 2);

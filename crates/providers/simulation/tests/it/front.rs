@@ -1,3 +1,5 @@
+//! The simulated cloud as a process of its own.
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Endpoints that answer on loopback, while their server runs.
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! What survives a restart.
+
 use provisor_core::Class;
 use provisor_simulation::Simulation;
 use serde_json::json;

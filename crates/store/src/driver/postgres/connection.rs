@@ -23,7 +23,7 @@ use crate::value::{Row, Val};
 /// Statements of a batch that are on their way at once.
 const PIPELINED: usize = 16;
 /// Longest time of one operation. The server's own limits are shorter; this is for a server that is silent.
-const OPERATION_LIMIT: Duration = Duration::from_secs(60);
+const OPERATION_LIMIT: Duration = Duration::from_mins(1);
 /// Longest wait for the answer of a commit.
 const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 
@@ -117,10 +117,9 @@ impl Connection {
     async fn give_up(&mut self, fault: Fault) -> Outcome {
         let error = OpError::Database(fault.text().to_owned());
         match fault {
-            Fault::Lost(_) => Outcome::Lost(error),
             Fault::Again(_) if self.client.batch_execute("rollback").await.is_ok() => Outcome::Again(error),
             Fault::Refused(_) if self.client.batch_execute("rollback").await.is_ok() => Outcome::Done(vec![Err(error)]),
-            Fault::Again(_) | Fault::Refused(_) => Outcome::Lost(error),
+            _ => Outcome::Lost(error),
         }
     }
 

@@ -51,15 +51,12 @@ impl Fault {
 
 /// An error in one line, with what caused it.
 pub(super) fn text(error: &Error) -> String {
-    let all = match error.as_db_error() {
-        Some(said) => {
-            let detail = said.detail().map(|d| format!(" ({d})")).unwrap_or_default();
-            format!("{}{detail} [{}]", said.message(), said.code().code())
-        }
-        None => {
-            let cause = error.source().map(|c| format!(": {c}")).filter(|c| !error.to_string().contains(c.as_str()));
-            format!("{error}{}", cause.unwrap_or_default())
-        }
+    let all = if let Some(said) = error.as_db_error() {
+        let detail = said.detail().map(|d| format!(" ({d})")).unwrap_or_default();
+        format!("{}{detail} [{}]", said.message(), said.code().code())
+    } else {
+        let cause = error.source().map(|c| format!(": {c}")).filter(|c| !error.to_string().contains(c.as_str()));
+        format!("{error}{}", cause.unwrap_or_default())
     };
     all.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -15,7 +15,7 @@ async fn get(world: &World, key: &str) -> Option<ClusterView> {
 }
 
 fn edit(view: &ClusterView) -> UpdateCluster {
-    UpdateCluster { id: view.id, spec: view.spec.clone(), credentials: Credentials::Keep, if_match: None }
+    UpdateCluster { id: view.id, spec: view.spec.clone(), credentials: Credentials::Keep, if_match: None, identity: None }
 }
 
 fn in_use(counts: &[(&str, i64)]) -> OpError {

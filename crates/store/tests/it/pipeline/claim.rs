@@ -12,6 +12,11 @@ use super::scene::{LEASE, Lease, Scene, cluster_spec, cpus, failed, good, manage
 use super::tables::{Sql, row_of};
 use crate::build::START;
 
+static FIRST: Stmt = both("update tenant set last_claimed = 10 where name = 'small'");
+static FORGET: Stmt = both("update request set run = replace(run, 'debian-12', 'unknown') where id = ?1");
+static SPOIL: Stmt = both("update request set run = '{}', due_at = 0 where id = ?1");
+static NEWER: Stmt = both("update request set run = replace(run, '\"version\":1', '\"version\":9'), due_at = 0 where id = ?1");
+
 /// Who was claimed, in order.
 async fn claimed(scene: &Scene, limit: usize) -> Vec<RequestId> {
     scene.claim("w", limit).await.claimed.iter().map(|c| c.run.id).collect()
@@ -120,7 +125,6 @@ pub async fn a_queue_without_a_place_delays_nobody(scene: Scene) {
     scene.try_admit((0..300).map(large).collect()).await.unwrap();
     let small = scene.try_admit(vec![spec("db", json!({"tenant": "small"}))]).await.unwrap()[0].run.id;
     // It was the one with the last turn; let the other be first.
-    static FIRST: Stmt = both("update tenant set last_claimed = 10 where name = 'small'");
     scene.store.run(Sql(&FIRST, vec![])).await.unwrap();
     assert_eq!(claimed(&scene, 1).await, [small], "in the first claim");
     scene.check().await;
@@ -184,7 +188,11 @@ pub async fn what_never_fits_any_more_fails_after_an_hour(scene: Scene) {
     let id = scene.admit("db", cpus(8)).await;
     let one = scene.cluster_now("one").await;
     let spec = cluster_spec("one", json!({"capacity": {"cpu": 4}}));
-    scene.store.run(UpdateCluster { id: one.id, spec, credentials: Credentials::Keep, if_match: None }).await.unwrap();
+    scene
+        .store
+        .run(UpdateCluster { id: one.id, spec, credentials: Credentials::Keep, if_match: None, identity: None })
+        .await
+        .unwrap();
     while scene.store.now() < START.plus(Span::seconds(3600)) {
         assert_eq!(scene.run_of(id).await.state, State::Queued);
         let due = scene.claim("w", 8).await.next_due;
@@ -232,7 +240,6 @@ pub async fn an_image_that_nobody_has_fails(scene: Scene) {
     let scene = scene.with_one_of_each().await;
     let id = scene.admit("db", json!({})).await;
     // Admission would refuse it; here the cluster forgets the image after that.
-    static FORGET: Stmt = both("update request set run = replace(run, 'debian-12', 'unknown') where id = ?1");
     scene.store.run(Sql(&FORGET, vec![id.into()])).await.unwrap();
     let run = scene.until(id, State::RolledBack).await;
     assert_eq!(run.error.unwrap().code, "image_not_found");
@@ -241,8 +248,6 @@ pub async fn an_image_that_nobody_has_fails(scene: Scene) {
 
 pub async fn a_row_that_cannot_be_read_stops_nobody(scene: Scene) {
     let scene = scene.with_one_of_each().await;
-    static SPOIL: Stmt = both("update request set run = '{}', due_at = 0 where id = ?1");
-    static NEWER: Stmt = both("update request set run = replace(run, '\"version\":1', '\"version\":9'), due_at = 0 where id = ?1");
     let begun = scene.admit("begun", json!({})).await;
     scene.take("w").await;
     let spoiled = scene.admit("spoiled", json!({})).await;

@@ -113,7 +113,7 @@ impl Scene {
 
     /// `None` on a machine without PostgreSQL.
     pub fn postgres() -> Option<Self> {
-        Self::postgres_with(Lanes::default())
+        Self::postgres_with(crate::postgres::FEW)
     }
 
     pub fn postgres_with(lanes: Lanes) -> Option<Self> {
@@ -317,6 +317,7 @@ pub fn cpus(n: u32) -> Value {
     json!({"size": {"cpu": n, "memory_gb": 1, "storage_gb": 1}})
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "called with what `json!` makes")]
 pub fn merged(mut value: Value, extra: Value) -> Value {
     for (key, new) in extra.as_object().unwrap() {
         value[key] = new.clone();

@@ -63,6 +63,8 @@ impl Op for Sql {
     }
 }
 
+static ROW: Stmt = both("select due_at, worker, generation, attention from request where id = ?1");
+
 /// What the row of a request says besides its document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestRow {
@@ -73,7 +75,6 @@ pub struct RequestRow {
 }
 
 pub async fn row_of(store: &Store, id: provisor_core::RequestId) -> RequestRow {
-    static ROW: Stmt = both("select due_at, worker, generation, attention from request where id = ?1");
     let rows = store.run(Sql(&ROW, vec![id.into()])).await.unwrap();
     let row = &rows[0];
     RequestRow {

@@ -1,12 +1,14 @@
 //! The same random operations on SQLite and on PostgreSQL: the same answers, and the same rows in the end.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use provisor_core::chance::SplitMix;
 use provisor_core::cluster::HealthState;
 use provisor_core::run::Command;
 use provisor_core::workflow::Answer;
 use provisor_core::{Chance, Class, RequestId, Span};
+use provisor_store::driver::postgres::Lanes;
 use provisor_store::ops::admit::{Admit, DryRun, Idempotency};
 use provisor_store::ops::heartbeat::{Heartbeat, KeepLeases};
 use provisor_store::ops::log::{EntriesOf, Feed};
@@ -92,7 +94,7 @@ impl Side {
         let batch = self.scene.claim("w", 1).await;
         let mut told = format!("{} {:?}", batch.busy, batch.next_due);
         for claimed in batch.claimed {
-            told += &format!(" {} {} {:?} {:?}", claimed.run.id, claimed.generation, claimed.calls, claimed.wake_at);
+            write!(told, " {} {} {:?} {:?}", claimed.run.id, claimed.generation, claimed.calls, claimed.wake_at).unwrap();
             self.leases.retain(|l| l.id != claimed.run.id);
             self.leases.push(Lease::of("w", claimed));
         }
@@ -218,7 +220,7 @@ impl Side {
 #[tokio::test]
 async fn the_same_operations_have_the_same_effects_on_both_databases() {
     for seed in 1..=2 {
-        let Some(postgres) = Scene::postgres() else { return };
+        let Some(postgres) = Scene::postgres_with(Lanes { writers: 1, readers: 1, group: 1 }) else { return };
         let (mut lite, mut postgres) = (Side::new(Scene::inline()).await, Side::new(postgres).await);
         let mut steps = SplitMix::new(seed);
         let mut told = 0;
