@@ -35,7 +35,9 @@ macro_rules! with_clock {
 
 const BEGIN_WRITING: &str = with_clock!("begin isolation level read committed");
 const BEGIN_READING: &str = with_clock!("begin isolation level repeatable read read only");
-const BEGIN_SEVERAL: &str = with_clock!("begin isolation level read committed; savepoint op");
+// Several operations lock in no common order, and a deadlock is noticed only after a second. So a group that
+// has to wait for long is taken apart instead.
+const BEGIN_SEVERAL: &str = with_clock!("begin isolation level read committed; set local lock_timeout = '50ms'; savepoint op");
 const NEXT_SAVEPOINT: &str = with_clock!("release op; savepoint op");
 const NEXT_AFTER_REFUSAL: &str = with_clock!("rollback to op; release op; savepoint op");
 
@@ -80,6 +82,7 @@ impl Connection {
             let (result, fault) = self.perform(*job, now).await;
             let result = match (result, fault) {
                 (_, Some(fault @ (Fault::Again(_) | Fault::Lost(_)))) => return self.give_up(fault).await,
+                (_, Some(Fault::Busy(text))) if several => return self.give_up(Fault::Again(text)).await,
                 // An operation that goes on after a refusal cannot: the server has ended its part.
                 (Ok(()), Some(fault)) => Err(OpError::Database(fault.text().to_owned())),
                 (result, _) => result,
@@ -101,7 +104,7 @@ impl Connection {
             Err(Fault::Lost(text)) => Outcome::Unknown(OpError::Unknown(text)),
             Err(Fault::Again(text)) => Outcome::Again(OpError::Database(text)),
             // The server has said that it rolled back.
-            Err(Fault::Refused(text)) => {
+            Err(Fault::Refused(text) | Fault::Busy(text)) => {
                 Outcome::Done(results.into_iter().map(|_| Err(OpError::Database(text.clone()))).collect())
             }
         }
@@ -118,7 +121,9 @@ impl Connection {
         let error = OpError::Database(fault.text().to_owned());
         match fault {
             Fault::Again(_) if self.client.batch_execute("rollback").await.is_ok() => Outcome::Again(error),
-            Fault::Refused(_) if self.client.batch_execute("rollback").await.is_ok() => Outcome::Done(vec![Err(error)]),
+            Fault::Refused(_) | Fault::Busy(_) if self.client.batch_execute("rollback").await.is_ok() => {
+                Outcome::Done(vec![Err(error)])
+            }
             _ => Outcome::Lost(error),
         }
     }

@@ -10,6 +10,8 @@ use tokio_postgres::error::{Severity, SqlState};
 pub(super) enum Fault {
     /// Another transaction was in the way; the same again may work.
     Again(String),
+    /// A lock was not free for too long.
+    Busy(String),
     /// The connection is of no more use.
     Lost(String),
     /// The server refused the statement.
@@ -19,7 +21,7 @@ pub(super) enum Fault {
 impl Fault {
     pub(super) fn text(&self) -> &str {
         match self {
-            Self::Again(text) | Self::Lost(text) | Self::Refused(text) => text,
+            Self::Again(text) | Self::Busy(text) | Self::Lost(text) | Self::Refused(text) => text,
         }
     }
 
@@ -40,6 +42,9 @@ impl Fault {
         ];
         if again.contains(said.code()) {
             return Self::Again(text);
+        }
+        if *said.code() == SqlState::LOCK_NOT_AVAILABLE {
+            return Self::Busy(text);
         }
         let code = said.code().code();
         // A server that is not the writing one any more, and statements prepared before a change of the schema.

@@ -250,3 +250,47 @@ async fn many_workers_drive_many_requests_and_all_adds_up() {
     assert_eq!(scene.store.run(QuotaProof).await, Ok(vec![]));
     scene.check().await;
 }
+
+/// How fast whole requests are; run by hand:
+/// `cargo test -p provisor-store --release speed_of_whole -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stdout, clippy::cast_precision_loss)]
+async fn speed_of_whole_requests() {
+    for (writers, group) in [(1, 1), (1, 32), (2, 16), (4, 1), (4, 16), (8, 1), (8, 8)] {
+        let Some(scene) = Scene::postgres_with(Lanes { writers, readers: 2, group }) else { return };
+        let scene = Arc::new(scene);
+        for n in 0..8 {
+            scene.tenant(&format!("t{n}"), json!({"max_concurrent": 1000})).await;
+        }
+        scene
+            .cluster("one", json!({"capacity": {"cpu": 100_000, "memory_gb": 100_000, "storage_gb": 100_000, "slots": 100_000}}))
+            .await;
+        let start = tokio::time::Instant::now();
+        let call = |caller: usize| {
+            let scene = Arc::clone(&scene);
+            tokio::spawn(async move {
+                let worker = format!("w{caller}");
+                let mut completed = 0;
+                for n in 0..10 {
+                    let tenant = format!("t{}", (caller + n) % 8);
+                    scene.admit(&format!("r{caller}-{n}"), json!({"tenant": tenant})).await;
+                    for claimed in scene.claim(&worker, 1).await.claimed {
+                        completed += usize::from(scene.drive(Lease::of(&worker, claimed)).await.state == State::Completed);
+                    }
+                }
+                completed
+            })
+        };
+        let mut completed = 0;
+        for task in (0..32).map(call).collect::<Vec<_>>() {
+            completed += task.await.unwrap();
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        println!(
+            "{writers} writers, groups of {group}: {completed} of 320 completed, {:.0} requests/s",
+            completed as f64 / seconds
+        );
+        assert_eq!(scene.store.run(QuotaProof).await, Ok(vec![]));
+    }
+}
