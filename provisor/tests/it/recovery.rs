@@ -209,7 +209,6 @@ fn survives_kills(apart: bool, seed: u64) {
     let mut requests: String = (1..=10).map(|n| vps(&format!("vps-{n}"), "")).collect();
     requests += &vps("bad-1", ", strategy: {type: single}");
     requests += &vps("bad-2", ", strategy: {type: single}");
-    println!("seed {seed}");
     let faults = ", faults: [{operation: create_floating_ip, kind: permanent, request_name: bad-1}, \
         {operation: wait_server, kind: permanent, request_name: bad-2}]";
     let clusters = cluster("sim-1", &sky.endpoint(), &format!("{PACE}{faults}"));
@@ -261,10 +260,14 @@ fn released_in_spite_of_kills(server: Server, http: &Http, seed: u64) -> Server 
 
 #[test]
 fn a_server_killed_again_and_again_loses_nothing_and_doubles_nothing() {
-    survives_kills(false, seeded(1));
+    let seed = seeded(1);
+    println!("seed {seed}");
+    survives_kills(false, seed);
 }
 
 #[test]
 fn a_server_killed_again_and_again_finds_the_cloud_that_outlived_it() {
-    survives_kills(true, seeded(2));
+    let seed = seeded(2);
+    println!("seed {seed}");
+    survives_kills(true, seed);
 }
