@@ -209,7 +209,9 @@ async fn a_damaged_request_that_waits_for_room_stops_nobody_else() {
 
 #[tokio::test(start_paused = true)]
 async fn h13_suspend_reactivate_deprovision_in_a_hurry_while_calls_hang() {
-    for (hangs, pause) in [("stop_server", 0.0), ("stop_server", 0.05), ("stop_server", 40.0), ("start_server", 0.05), ("start_server", 40.0)] {
+    for (hangs, pause) in
+        [("stop_server", 0.0), ("stop_server", 0.05), ("stop_server", 40.0), ("start_server", 0.05), ("start_server", 40.0)]
+    {
         let t = Test::start(&["one"], json!({})).await;
         let id = completed(&t, "db").await;
         t.world.script("one", hangs, &[Next::Hang; 3]);
@@ -243,7 +245,10 @@ async fn h13_what_is_wanted_last_is_reached() {
                 t.crash_and_start().await;
             }
         }
-        let run = until(&t, id, "suspended", |r| r.state == State::Suspended && r.action.as_ref().is_some_and(|a| a.status != "running")).await;
+        let run = until(&t, id, "suspended", |r| {
+            r.state == State::Suspended && r.action.as_ref().is_some_and(|a| a.status != "running")
+        })
+        .await;
         assert_eq!(run.action.unwrap().status, "succeeded", "{pause}");
         let last = t.world.calls.lock().unwrap().iter().rev().find(|c| c.ends_with("_server") && c.starts_with('s')).cloned();
         assert_eq!(last.as_deref(), Some("stop_server"), "{pause}");
@@ -414,7 +419,12 @@ async fn chaos_two_workers_over_a_bad_store() {
             }
             t.world.script("one", operation, &script);
         }
-        faulty.set_rates(provisor_store::driver::faulty::Rates { before: 50, lost: 50, delayed: 100, longest: Span::seconds(14) });
+        faulty.set_rates(provisor_store::driver::faulty::Rates {
+            before: 50,
+            lost: 50,
+            delayed: 100,
+            longest: Span::seconds(14),
+        });
         for round in 0..30 {
             sleep(f64::from(u32::try_from(chance.below(9000)).unwrap()) / 1000.0).await;
             let which = usize::try_from(chance.below(8)).unwrap();
@@ -430,15 +440,32 @@ async fn chaos_two_workers_over_a_bad_store() {
                 let dead = usize::try_from(chance.below(2)).unwrap();
                 let name = format!("w{}", dead + 1);
                 let (_, running) = std::mem::replace(&mut workers[dead], start(&name).await);
-                if round % 2 == 0 { drop(running) } else { running.shutdown().await; }
+                if round % 2 == 0 {
+                    drop(running)
+                } else {
+                    running.shutdown().await;
+                }
             }
         }
         faulty.set_rates(provisor_store::driver::faulty::Rates::default());
-        sleep(1500.0).await;
+        for _ in 0..3 {
+            sleep(300.0).await;
+            println!("keep_leases etc at {:?}: {}", t.engine.store().now(), t.world.calls.lock().unwrap().len());
+        }
         let mut expected = 0;
         for id in &ids {
             let run = t.run_of(*id).await;
-            assert!(matches!(run.state, State::Completed | State::Suspended | State::RolledBack), "seed {seed}: {:?} {:?} {:#?}", run.state, run.waiting, run.attempts.last());
+            println!("{seed} {} {:?} {:?} attempts {}", run.state.name(), run.waiting, run.action.as_ref().map(|a| (&a.name, &a.status)), run.attempts.len());
+        }
+        for id in &ids {
+            let run = t.run_of(*id).await;
+            assert!(
+                matches!(run.state, State::Completed | State::Suspended | State::RolledBack),
+                "seed {seed}: {:?} {:?} {:#?}",
+                run.state,
+                run.waiting,
+                run.attempts.last()
+            );
             assert!(run.ledger.iter().all(|r| !r.in_doubt && r.busy.is_none()), "seed {seed}");
             let open: Vec<_> = run.ledger.iter().filter(|r| !r.is_closed()).collect();
             assert_eq!(open.len(), if run.state == State::RolledBack { 0 } else { 2 }, "seed {seed} {:#?}", run.ledger);

@@ -9,10 +9,10 @@ use provisor_core::spec::{Seal, Sealed};
 use provisor_core::tenant::TenantSpec;
 use provisor_core::{RequestId, Run, Spec, State, Timestamp};
 use provisor_engine::{Config, Engine, Running};
-use provisor_store::{OpError, Store};
 use provisor_store::ops::requests::GetRequest;
 use provisor_store::ops::tenants::CreateTenant;
 use provisor_store::vault::Vault;
+use provisor_store::{OpError, Store};
 use serde_json::{Value, json};
 
 use crate::toy::{Toys, World};
@@ -81,6 +81,7 @@ impl Test {
         Self { engine, running, world }
     }
 
+    #[allow(clippy::needless_pass_by_value)] // so that a test can write `json!(…)`
     pub fn spec(name: &str, extra: Value) -> Spec {
         let mut value = json!({"name": name, "tenant": "acme", "kind": "vps", "region": "eu", "image": "debian-12",
             "size": {"cpu": 1, "memory_gb": 1, "storage_gb": 1}});
