@@ -41,9 +41,9 @@ pub(crate) enum Stage {
 /// Everything that is not fast. A new kind of slow test is a line here.
 pub(crate) const SPECIAL: &[Special] = &[
     Special { stage: Stage::Openstack, package: "provisor-openstack", target: "it", tests: "cloud::" },
-    Special { stage: Stage::Openstack, package: "provisor", target: "openstack", tests: "" },
-    Special { stage: Stage::Chaos, package: "provisor", target: "chaos", tests: "" },
-    Special { stage: Stage::Chaos, package: "provisor", target: "it", tests: "chaos::" },
+    Special { stage: Stage::Openstack, package: "provisor", target: "it", tests: "openstack::" },
+    Special { stage: Stage::Chaos, package: "provisor", target: "it", tests: "recovery::" },
+    Special { stage: Stage::Chaos, package: "provisor", target: "it", tests: "race::" },
 ];
 
 /// A test binary.

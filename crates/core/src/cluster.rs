@@ -132,7 +132,8 @@ impl ClusterSpec {
         }
         o.finish(f);
         let provider = provider.unwrap_or(ProviderType::Manual);
-        let spec = Self { name, provider, simulates, region, default, provisioning_enabled, capacity, discover, endpoint, settings };
+        let spec =
+            Self { name, provider, simulates, region, default, provisioning_enabled, capacity, discover, endpoint, settings };
         flaws.finish((spec, credentials))
     }
 
@@ -185,12 +186,8 @@ fn capacity(o: &mut Object<'_>, flaws: &mut Flaws) -> (Capacity, bool) {
     }
     let mut c = Object::new(&o.at("capacity"), value, flaws);
     let mut amount = |key| c.integer(key, 0, MAX, flaws).and_then(|n| i64::try_from(n).ok());
-    let found = Capacity {
-        cpu: amount("cpu"),
-        memory_gb: amount("memory_gb"),
-        storage_gb: amount("storage_gb"),
-        slots: amount("slots"),
-    };
+    let found =
+        Capacity { cpu: amount("cpu"), memory_gb: amount("memory_gb"), storage_gb: amount("storage_gb"), slots: amount("slots") };
     c.finish(flaws);
     (found, false)
 }
@@ -320,9 +317,10 @@ impl Settings {
         let span = |value: Option<&Value>, default: Span| value.and_then(Value::as_f64).map_or(default, Span::from_seconds_f64);
         let part = |name: &str, key: &str| settings.get(name).and_then(|v| v.get(key));
         let retries = part("retry", "max_retries").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-        let deadlines = settings.get("deadlines").and_then(Value::as_object).map(|m| {
-            m.iter().filter_map(|(k, v)| Some((k.clone(), Span::from_seconds_f64(v.as_f64()?)))).collect()
-        });
+        let deadlines = settings
+            .get("deadlines")
+            .and_then(Value::as_object)
+            .map(|m| m.iter().filter_map(|(k, v)| Some((k.clone(), Span::from_seconds_f64(v.as_f64()?)))).collect());
         Self {
             retry: Retry {
                 initial: span(part("retry", "initial_seconds"), d.retry.initial),

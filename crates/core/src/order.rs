@@ -21,7 +21,8 @@ pub fn sort(edges: &[Vec<usize>]) -> Result<Vec<usize>, Cycle> {
             }
         }
     }
-    let mut ready: std::collections::BTreeSet<usize> = open.iter().enumerate().filter(|(_, n)| **n == 0).map(|(i, _)| i).collect();
+    let mut ready: std::collections::BTreeSet<usize> =
+        open.iter().enumerate().filter(|(_, n)| **n == 0).map(|(i, _)| i).collect();
     let mut order = Vec::with_capacity(edges.len());
     while let Some(node) = ready.pop_first() {
         order.push(node);

@@ -78,7 +78,9 @@ fn shortage(limit: &Capacity, needs: Amounts, taken: Amounts, slots: i64) -> Opt
         ("slots", limit.slots, 1, slots),
     ];
     let short = dimensions.into_iter().find(|(_, limit, needs, taken)| limit.is_some_and(|l| taken.saturating_add(*needs) > l));
-    short.map(|(name, limit, needs, taken)| format!("{name} {needs} asked, {} of {} left", limit.unwrap_or(0) - taken, limit.unwrap_or(0)))
+    short.map(|(name, limit, needs, taken)| {
+        format!("{name} {needs} asked, {} of {} left", limit.unwrap_or(0) - taken, limit.unwrap_or(0))
+    })
 }
 
 /// Chooses a cluster. `candidates` stand in order of registration; `avoid` are clusters that already

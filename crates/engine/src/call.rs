@@ -35,17 +35,17 @@ pub(crate) async fn make(line: Line, bound: Result<Arc<Bound>, Failure>, call: C
         Err(failure) => Reply::Failed(failure),
         Ok(bound) => match &call.task {
             Task::Perform(work) => perform(&line, &bound, &call, (**work).clone()).await,
-            Task::Find { kind, tag, name } => match line.backend(&bound, &call).await {
-                Err(reply) => reply,
-                Ok(()) => {
-                    let find = bound.provider.find(kind, tag.as_str(), name);
-                    match tokio::time::timeout(line.limit(&call), find).await {
-                        Ok(Ok(found)) => Reply::Looked(found),
-                        Ok(Err(failure)) => Reply::Failed(failure),
-                        Err(_) => Reply::TimedOut { last_seen: None },
-                    }
+            Task::Find { kind, tag, name } => {
+                if let Err(reply) = line.backend(&bound, &call).await {
+                    return Answer { key, reply };
                 }
-            },
+                let find = bound.provider.find(kind, tag.as_str(), name);
+                match tokio::time::timeout(line.limit(&call), find).await {
+                    Ok(Ok(found)) => Reply::Looked(found),
+                    Ok(Err(failure)) => Reply::Failed(failure),
+                    Err(_) => Reply::TimedOut { last_seen: None },
+                }
+            }
             Task::Release(held) => release(&line, &bound, &call, held).await,
         },
     };
@@ -124,10 +124,10 @@ async fn perform(line: &Line, bound: &Bound, call: &Call, mut work: Work) -> Rep
     if call.first_after > Span::ZERO && !line.pause(call.first_after, call.deadline).await {
         return Reply::Dropped;
     }
-    if call.send_by.is_some() {
-        if let Err(reply) = line.backend(bound, call).await {
-            return reply;
-        }
+    if call.send_by.is_some()
+        && let Err(reply) = line.backend(bound, call).await
+    {
+        return reply;
     }
     if call.send_by.is_some_and(|by| line.store.now() > by) {
         // H5: too late to send; it was not sent, so this is no doubt.
@@ -177,10 +177,10 @@ fn is_passing(failure: &Failure) -> bool {
 
 async fn release(line: &Line, bound: &Bound, call: &Call, held: &Held) -> Reply {
     // A row without an identity was made before one was known.
-    if call.identity.is_some() {
-        if let Err(reply) = line.backend(bound, call).await {
-            return reply;
-        }
+    if call.identity.is_some()
+        && let Err(reply) = line.backend(bound, call).await
+    {
+        return reply;
     }
     let mut looks = 0_u32;
     loop {

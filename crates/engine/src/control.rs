@@ -213,9 +213,9 @@ impl Engine {
         let view = self.cluster(key).await?;
         let began = Instant::now();
         let checks = match self.registry.get(view.id) {
-            Ok(bound) => tokio::time::timeout(TEST_LIMIT, bound.provider.test()).await.unwrap_or_else(|_| {
-                vec![failed("answer", format!("no answer within {} s", TEST_LIMIT.as_secs()), TEST_LIMIT)]
-            }),
+            Ok(bound) => tokio::time::timeout(TEST_LIMIT, bound.provider.test())
+                .await
+                .unwrap_or_else(|_| vec![failed("answer", format!("no answer within {} s", TEST_LIMIT.as_secs()), TEST_LIMIT)]),
             Err(failure) => vec![failed("connect", failure.message, Duration::ZERO)],
         };
         let latency_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);

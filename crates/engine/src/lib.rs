@@ -114,7 +114,15 @@ impl Engine {
             downtime: std::sync::atomic::AtomicI64::new(0),
             seeds,
         });
-        let engine = Arc::new(Self { store, context, registry, vault, bell: Arc::new(Bell::default()), config, swept: std::sync::Mutex::default() });
+        let engine = Arc::new(Self {
+            store,
+            context,
+            registry,
+            vault,
+            bell: Arc::new(Bell::default()),
+            config,
+            swept: std::sync::Mutex::default(),
+        });
         engine.refresh_clusters().await?;
         Ok(engine)
     }

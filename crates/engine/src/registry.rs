@@ -107,7 +107,8 @@ impl Registry {
 
     /// The provider of a cluster.
     pub fn get(&self, id: ClusterId) -> Result<Arc<Bound>, Failure> {
-        let unknown = || Failure::new(Class::Transient, "cluster_unknown", format!("cluster {id} is not known to this process yet"));
+        let unknown =
+            || Failure::new(Class::Transient, "cluster_unknown", format!("cluster {id} is not known to this process yet"));
         self.read().get(&id).cloned().unwrap_or_else(|| Err(unknown()))
     }
 

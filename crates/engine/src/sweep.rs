@@ -29,7 +29,7 @@ use crate::registry::Bound;
 /// Pages of an inventory at most; more is a fault of the backend's paging.
 const PAGES_AT_MOST: usize = 10_000;
 /// Longest time of one call: a backend that does not answer must not stop the sweeps of the others.
-const CALL_LIMIT: Duration = Duration::from_secs(60);
+const CALL_LIMIT: Duration = Duration::from_mins(1);
 /// How often the timer looks whether a cluster is due.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -194,7 +194,8 @@ impl Engine {
         for object in found {
             let mut of_tag = rows.iter().filter(|r| r.tag == object.tag && r.cluster == view.id).peekable();
             let first = of_tag.peek().map(|r| (*r).clone());
-            let open = of_tag.find(|r| r.open && (r.provider_id.is_none() || r.provider_id.as_ref() == Some(&object.provider_id)));
+            let open =
+                of_tag.find(|r| r.open && (r.provider_id.is_none() || r.provider_id.as_ref() == Some(&object.provider_id)));
             match open {
                 Some(row) => inventory.owned.push((row.id, object)),
                 None => inventory.orphaned.push((first, object)),
@@ -255,9 +256,7 @@ impl Inventory {
     fn to_json(&self) -> Value {
         let owned = |(row, f): &(ResourceId, Found)| json!({"resource": row, "provider_id": f.provider_id, "kind": f.kind});
         let missing = |r: &RowSummary| json!({"resource": r.id, "provider_id": r.provider_id, "kind": r.kind});
-        let orphaned = |(_, f): &(Option<RowSummary>, Found)| {
-            json!({"provider_id": f.provider_id, "kind": f.kind, "tag": f.tag, "age_seconds": f.age_seconds})
-        };
+        let orphaned = |(_, f): &(Option<RowSummary>, Found)| json!({"provider_id": f.provider_id, "kind": f.kind, "tag": f.tag, "age_seconds": f.age_seconds});
         json!({
             "cluster": self.cluster, "at": self.at,
             "owned": self.owned.iter().map(owned).collect::<Vec<_>>(),

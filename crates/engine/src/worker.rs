@@ -151,11 +151,7 @@ async fn heartbeat(engine: Arc<Engine>, holds: Holds, stop: CancellationToken) {
 /// nobody and runs out, so that the request is found again. False: the store did not answer.
 async fn beat(engine: &Engine, holds: &Holds) -> bool {
     let leases: Vec<(RequestId, i64)> = lock(holds).iter().map(|(id, h)| (*id, h.generation)).collect();
-    let keep = KeepLeases {
-        worker: engine.config.worker.clone(),
-        leases: leases.clone(),
-        context: Arc::clone(&engine.context),
-    };
+    let keep = KeepLeases { worker: engine.config.worker.clone(), leases: leases.clone(), context: Arc::clone(&engine.context) };
     let kept: BTreeMap<(RequestId, i64), bool> = match engine.store.run(keep).await {
         Ok(kept) => kept.into_iter().map(|k| ((k.id, k.generation), k.attention)).collect(),
         Err(error) => {

@@ -73,7 +73,7 @@ fn an_event_is_a_cloud_event() {
         "sequence": "000017", "installation": "k3f9x2m1",
         "data": {"request": {"id": "req_1", "name": "db", "kind": "vps", "state": "completed", "order_id": null},
             "from_state": "verifying", "to_state": "completed", "outcome": "completed", "actor": {"kind": "worker", "id": "w"},
-            "step": null, "attempt": null, "resource": {"kind": "server", "id": "res_1", "provider_id": null}, "error": null,
+            "step": null, "attempt": null, "replaced_by": null, "resource": {"kind": "server", "id": "res_1", "provider_id": null}, "error": null,
             "refund": false, "endpoints": []}});
     round::<CloudEvent>(&example);
 }

@@ -93,7 +93,8 @@ impl Project {
             for object in self.objects(place) {
                 let tag = tag_of(&object);
                 let foreign = tag.starts_with("pvr-") && ours.is_none_or(|prefix| !tag.starts_with(prefix));
-                if !foreign && !(place.2 == "security_groups" && object["name"] == "default") {
+                let own_default = place.2 == "security_groups" && object["name"] == "default";
+                if !foreign && !own_default {
                     found.insert(format!("{} {} {tag}", place.2, text(&object, "/id")));
                 }
             }
@@ -228,7 +229,9 @@ fn leaves_nothing(server: &Server, project: &Project, before: &BTreeSet<String>)
     let http = Http::of(server);
     let ours = prefix(&http);
     let live: Vec<Value> = http.requests().into_iter().filter(|r| r["state"] != "rolled_back").collect();
-    live.iter().for_each(|r| drop(http.act(text(r, "/id"), "deprovision")));
+    for request in &live {
+        http.act(text(request, "/id"), "deprovision");
+    }
     wait_up_to(LONG, "everything is released", || http.requests().iter().all(|r| r["state"] == "rolled_back").then_some(()));
     let left: Vec<String> = project.holds(Some(&ours)).difference(before).cloned().collect();
     assert!(left.is_empty(), "left in the project: {left:#?}");

@@ -96,7 +96,9 @@ fn end_everything(server: &Server) {
         }
     });
     let http = Http::of(server);
-    ids.iter().for_each(|id| drop(http.reaches(id, "rolled_back")));
+    for id in &ids {
+        http.reaches(id, "rolled_back");
+    }
     assert_balanced(&http, &[Cloud { http: &http, name: "sim-1" }]);
     assert_eq!((used_cpu(&http), taken_cpu(&http)), (0, 0));
 }
@@ -173,6 +175,8 @@ fn twins_with_one_idempotency_key_get_one_request() {
     assert!(answers.iter().all(|items| pair(items) == pair(&answers[0])));
     let other = http.send("POST", "/api/requests/batch", &[("idempotency-key", "batch")], Some(batch("other")));
     assert_eq!(other.is(422)["code"], "idempotency_mismatch");
-    ids.values().for_each(|id| drop(http.reaches(id, "completed")));
+    for id in ids.values() {
+        http.reaches(id, "completed");
+    }
     assert_eq!(used_cpu(&http), 3 + 8 + 2);
 }

@@ -228,7 +228,10 @@ async fn a_dry_run_plans_and_stores_nothing() {
     nowhere["region"] = json!("mars");
     let plan = world.post("/api/requests?dry_run=true", &nowhere).await;
     assert_eq!((plan.status, &plan.json()["valid"], &plan.json()["cluster"]), (StatusCode::OK, &json!(false), &Value::Null));
-    assert_eq!((&plan.json()["errors"][0]["pointer"], &plan.json()["rejected"][0]["cluster"]), (&json!("/region"), &json!("one")));
+    assert_eq!(
+        (&plan.json()["errors"][0]["pointer"], &plan.json()["rejected"][0]["cluster"]),
+        (&json!("/region"), &json!("one"))
+    );
     let batch = world.post("/api/requests/batch?dry_run=true", &json!({"requests": [vps("a"), nowhere]})).await.json();
     assert_eq!((&batch["items"][0]["errors"], &batch["items"][0]["rejected"]), (&json!([]), &json!([])));
     assert_eq!(batch["items"][1]["errors"][0]["pointer"], "/requests/1/region");

@@ -58,6 +58,8 @@ impl Directive {
 
 /// A suspend that failed is tried again after this (H14).
 const SUSPEND_AGAIN: Span = Span::seconds(900);
+/// The reason of a deprovision by the end of a time to live.
+const TTL_IS_OVER: &str = "its time to live is over";
 /// One decision ends at most so many actions and begins the next: a reactivate that failed, the suspend after it.
 const ACTIONS_AT_ONCE: usize = 4;
 /// A new holder has its first answer within this, or within the call's own limit where that is longer (H12).
@@ -207,9 +209,14 @@ impl Run {
         let end = ready.plus(Span::from_seconds_f64(ttl));
         if m.now < end {
             d.wake(end);
-        } else if self.wanted != Wanted::Gone {
+            return;
+        }
+        if self.wanted != Wanted::Gone {
             self.wanted = Wanted::Gone;
-            self.reason = Some("its time to live is over".to_owned());
+            self.reason = Some(TTL_IS_OVER.to_owned());
+        }
+        // Also when a call had to end first: the reason says who ended it.
+        if self.reason.as_deref() == Some(TTL_IS_OVER) {
             m.actor = Some(Actor::system("ttl"));
         }
     }

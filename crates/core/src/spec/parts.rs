@@ -134,7 +134,8 @@ impl Default for Strategy {
 impl Strategy {
     pub(super) fn check(pointer: &str, value: &Value, flaws: &mut Flaws) -> Self {
         let mut o = Object::new(pointer, value, flaws);
-        let words = [("single", Some(StrategyKind::Single)), ("failover", Some(StrategyKind::Failover)), ("race", None), ("hedge", None)];
+        let words =
+            [("single", Some(StrategyKind::Single)), ("failover", Some(StrategyKind::Failover)), ("race", None), ("hedge", None)];
         let kind = match o.word("type", &words, flaws) {
             Some(Some(kind)) => kind,
             Some(None) => {

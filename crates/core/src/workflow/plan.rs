@@ -117,5 +117,10 @@ pub trait Planner: Send + Sync {
     /// The plan of an attempt at `spec` on a cluster.
     fn plan(&self, cluster: crate::id::ClusterId, spec: &crate::spec::Spec) -> Result<Plan, crate::failure::Failure>;
     /// The plan of `suspend` or `reactivate`.
-    fn plan_action(&self, cluster: crate::id::ClusterId, action: &str, spec: &crate::spec::Spec) -> Result<Plan, crate::failure::Failure>;
+    fn plan_action(
+        &self,
+        cluster: crate::id::ClusterId,
+        action: &str,
+        spec: &crate::spec::Spec,
+    ) -> Result<Plan, crate::failure::Failure>;
 }

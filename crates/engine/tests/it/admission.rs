@@ -14,8 +14,8 @@ use serde_json::json;
 use crate::toy::Next;
 use crate::world::{Test, actor};
 
-fn key(fingerprint: &str) -> Option<Idempotency> {
-    Some(Idempotency { route: "POST /api/requests".into(), key: "k1".into(), fingerprint: fingerprint.into() })
+fn key(fingerprint: &str) -> Idempotency {
+    Idempotency { route: "POST /api/requests".into(), key: "k1".into(), fingerprint: fingerprint.into() }
 }
 
 async fn admit(t: &Test, name: &str, extra: serde_json::Value) -> Result<Vec<RequestView>, OpError> {
@@ -25,7 +25,7 @@ async fn admit(t: &Test, name: &str, extra: serde_json::Value) -> Result<Vec<Req
 #[tokio::test(start_paused = true)]
 async fn h20_the_same_key_and_body_answer_the_same_request() {
     let t = Test::start(&["one"], json!({})).await;
-    let once = |f| t.engine.admit(vec![Test::spec("db", json!({}))], vec![String::new()], actor(), key(f));
+    let once = |f| t.engine.admit(vec![Test::spec("db", json!({}))], vec![String::new()], actor(), Some(key(f)));
     let first = once("a").await.unwrap();
     let again = once("a").await.unwrap();
     assert_eq!(first[0].run.id, again[0].run.id);
@@ -65,7 +65,10 @@ async fn h18_64_callers_race_for_the_last_unit_and_one_gets_it() {
             Ok(_) => won += 1,
             Err(OpError::QuotaExceeded(short)) => {
                 assert_eq!(short.len(), 1);
-                assert_eq!((short[0].name.as_str(), short[0].limit, short[0].used, short[0].requested), ("requests.vps", Some(4), 4, 1));
+                assert_eq!(
+                    (short[0].name.as_str(), short[0].limit, short[0].used, short[0].requested),
+                    ("requests.vps", Some(4), 4, 1)
+                );
             }
             Err(other) => panic!("{other}"),
         }
@@ -95,7 +98,9 @@ async fn h24_cycles_unknown_and_ended_prerequisites_are_refused_by_name() {
         other => panic!("{other:?}"),
     }
     match admit(&t, "a", json!({"depends_on": ["nobody"]})).await {
-        Err(OpError::DependencyUnknown { pointer, name }) => assert_eq!((pointer.as_str(), name.as_str()), ("/depends_on/0", "nobody")),
+        Err(OpError::DependencyUnknown { pointer, name }) => {
+            assert_eq!((pointer.as_str(), name.as_str()), ("/depends_on/0", "nobody"));
+        }
         other => panic!("{other:?}"),
     }
     t.world.script("one", "create_volume", &[Next::Fail(Class::Permanent)]);

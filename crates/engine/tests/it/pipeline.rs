@@ -54,7 +54,11 @@ async fn a_permanent_failure_fails_over_and_leaves_nothing() {
 #[tokio::test(start_paused = true)]
 async fn transient_failures_are_retried_on_the_same_cluster() {
     let t = Test::start(&["one"], json!({})).await;
-    t.world.script("one", "create_server", &[Next::Fail(Class::Transient), Next::Fail(Class::Throttled), Next::Fail(Class::Transient)]);
+    t.world.script(
+        "one",
+        "create_server",
+        &[Next::Fail(Class::Transient), Next::Fail(Class::Throttled), Next::Fail(Class::Transient)],
+    );
     let id = t.admit(vec![Test::spec("db", json!({}))]).await[0];
     let run = t.until(id, &[State::Completed]).await;
     let server = run.attempts[0].operations.iter().find(|o| o.planned.name == "create_server").unwrap();
@@ -134,7 +138,13 @@ async fn suspend_reactivate_and_deprovision() {
 async fn dependents_wait_and_fail_with_their_prerequisite() {
     let t = Test::start(&["one"], json!({})).await;
     t.world.script("one", "create_volume", &[Next::Fail(Class::Permanent)]);
-    let ids = t.admit(vec![Test::spec("web", json!({"depends_on": ["db"]})), Test::spec("db", json!({})), Test::spec("top", json!({"depends_on": ["web"]}))]).await;
+    let ids = t
+        .admit(vec![
+            Test::spec("web", json!({"depends_on": ["db"]})),
+            Test::spec("db", json!({})),
+            Test::spec("top", json!({"depends_on": ["web"]})),
+        ])
+        .await;
     for id in &ids {
         t.until(*id, &[State::RolledBack]).await;
     }

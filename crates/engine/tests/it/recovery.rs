@@ -60,7 +60,7 @@ async fn h12_downtime_kills_nothing() {
     let id = t.admit(vec![Test::spec("db", json!({}))]).await[0];
     t.until(id, &[State::Activating]).await;
     t.running = None;
-    tokio::time::sleep(std::time::Duration::from_secs(3 * 3600)).await;
+    tokio::time::sleep(std::time::Duration::from_hours(3)).await;
     t.crash_and_start().await;
     let run = t.until(id, &[State::Completed, State::RolledBack]).await;
     assert_eq!(run.state, State::Completed);
@@ -84,7 +84,7 @@ async fn clean_up_that_cannot_be_done_is_owed_and_keeps_its_quota() {
     t.until(id, &[State::Completed]).await;
     t.world.script("one", "delete_server", &[Next::Fail(Class::Permanent); 50]);
     t.engine.command(id, Command::Deprovision { reason: None, force: false }, actor()).await.unwrap();
-    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    tokio::time::sleep(std::time::Duration::from_mins(1)).await;
     let run = t.run_of(id).await;
     assert_eq!(run.state, State::RollingBack);
     let owed: Vec<_> = run.owed().collect();

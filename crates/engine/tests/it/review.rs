@@ -209,7 +209,9 @@ async fn a_damaged_request_that_waits_for_room_stops_nobody_else() {
 
 #[tokio::test(start_paused = true)]
 async fn h13_suspend_reactivate_deprovision_in_a_hurry_while_calls_hang() {
-    for (hangs, pause) in [("stop_server", 0.0), ("stop_server", 0.05), ("stop_server", 40.0), ("start_server", 0.05), ("start_server", 40.0)] {
+    for (hangs, pause) in
+        [("stop_server", 0.0), ("stop_server", 0.05), ("stop_server", 40.0), ("start_server", 0.05), ("start_server", 40.0)]
+    {
         let t = Test::start(&["one"], json!({})).await;
         let id = completed(&t, "db").await;
         t.world.script("one", hangs, &[Next::Hang; 3]);
@@ -243,7 +245,10 @@ async fn h13_what_is_wanted_last_is_reached() {
                 t.crash_and_start().await;
             }
         }
-        let run = until(&t, id, "suspended", |r| r.state == State::Suspended && r.action.as_ref().is_some_and(|a| a.status != "running")).await;
+        let run = until(&t, id, "suspended", |r| {
+            r.state == State::Suspended && r.action.as_ref().is_some_and(|a| a.status != "running")
+        })
+        .await;
         assert_eq!(run.action.unwrap().status, "succeeded", "{pause}");
         let last = t.world.calls.lock().unwrap().iter().rev().find(|c| c.ends_with("_server") && c.starts_with('s')).cloned();
         assert_eq!(last.as_deref(), Some("stop_server"), "{pause}");
@@ -312,5 +317,195 @@ async fn h7_a_cancel_at_any_moment_leaves_nothing_or_a_service() {
             }
             assert!(t.engine.store().run(QuotaProof).await.unwrap().is_empty());
         }
+    }
+}
+
+/// Counts what the store is asked, by name.
+struct Counting(Inline, std::sync::Mutex<std::collections::BTreeMap<&'static str, usize>>);
+impl provisor_store::driver::Driver for Counting {
+    fn run(&self, job: Arc<dyn provisor_store::driver::Job>) -> provisor_store::tx::Answer<'_, ()> {
+        *self.1.lock().unwrap().entry(job.name()).or_default() += 1;
+        self.0.run(job)
+    }
+    fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_costs_little_and_starves_nobody() {
+    let clock = provisor_store::clock::of_runtime(Timestamp(1_000_000_000_000));
+    let counting = Arc::new(Counting(Inline::in_memory(clock).unwrap(), std::sync::Mutex::default()));
+    let t = Test::start_over(Store::new(Arc::clone(&counting) as _), &["one"], json!({"max_concurrent": 10})).await;
+    let full = t.admit(vec![Test::spec("full", json!({"size": {"cpu": 6, "memory_gb": 1, "storage_gb": 1}}))]).await[0];
+    t.until(full, &[State::Completed]).await;
+    let big = |i| Test::spec(&format!("big-{i}"), json!({"size": {"cpu": 8, "memory_gb": 1, "storage_gb": 1}}));
+    t.admit((0..400).map(big).collect()).await;
+    sleep(120.0).await;
+    let count = |name: &str| counting.1.lock().unwrap().get(name).copied().unwrap_or_default();
+    let before = count("claim");
+    let began = t.engine.store().now();
+    let small = completed(&t, "small").await;
+    let took = t.engine.store().now().since(began).as_seconds_f64();
+    println!("small took {took} s");
+    assert!(took < 5.0, "{took} s");
+    sleep(60.0).await;
+    println!("{} claims in {took} + 60 s: {:?}", count("claim") - before, counting.1.lock().unwrap());
+    assert!(count("claim") - before < 1500);
+    let _ = small;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_engine_asks_little() {
+    let clock = provisor_store::clock::of_runtime(Timestamp(1_000_000_000_000));
+    let counting = Arc::new(Counting(Inline::in_memory(clock).unwrap(), std::sync::Mutex::default()));
+    let t = Test::start_over(Store::new(Arc::clone(&counting) as _), &["one", "two"], json!({})).await;
+    let ids = [completed(&t, "a").await, completed(&t, "b").await, completed(&t, "c").await];
+    t.world.script("one", "stop_server", &[Next::Hang; 50]);
+    t.world.script("two", "stop_server", &[Next::Hang; 50]);
+    ask(&t, ids[0], Command::Suspend { reason: None }).await;
+    t.world.script("one", "delete_server", &[Next::Fail(Class::Permanent); 5000]);
+    ask(&t, ids[1], deprovision()).await;
+    sleep(3600.0).await;
+    let count = |name: &str| counting.1.lock().unwrap().get(name).copied().unwrap_or_default();
+    println!("{:?}", counting.1.lock().unwrap());
+    let (claims, settles) = (count("claim"), count("settle"));
+    sleep(3600.0).await;
+    println!("{:?}", counting.1.lock().unwrap());
+    assert!(count("claim") - claims < 3 * 3600, "{}", count("claim") - claims);
+    assert!(count("settle") - settles < 3600);
+    let size = serde_json::to_string(&t.run_of(ids[1]).await).unwrap().len();
+    sleep(36_000.0).await;
+    let later = serde_json::to_string(&t.run_of(ids[1]).await).unwrap().len();
+    assert!(later < size + 100, "{size} {later}");
+}
+
+/// Two workers over one store that is slow, fails and loses answers, on a backend that loses answers, too.
+#[tokio::test(start_paused = true)]
+async fn chaos_two_workers_over_a_bad_store() {
+    use provisor_core::{Chance, Span};
+    for seed in 1..=12_u64 {
+        let clock = provisor_store::clock::of_runtime(Timestamp(1_000_000_000_000));
+        let faulty = Arc::new(Faulty::new(Arc::new(Inline::in_memory(clock).unwrap()), seed));
+        let mut t = Test::start_over(Store::new(Arc::clone(&faulty) as _), &["one", "two"], json!({"max_concurrent": 20})).await;
+        t.running = None;
+        sleep(0.01).await;
+        let mut chance = provisor_core::chance::SplitMix::new(seed);
+        let start = |name: &str| {
+            let config = provisor_engine::Config { worker: name.to_owned(), alone: false, ..provisor_engine::Config::default() };
+            let (store, world) = (t.engine.store().clone(), Arc::clone(&t.world));
+            async move {
+                for _ in 0..100 {
+                    let made = crate::world::engine_with(store.clone(), &world, config.clone()).await;
+                    if let Ok(engine) = made {
+                        if let Ok(running) = engine.start().await {
+                            return (engine, running);
+                        }
+                    }
+                }
+                panic!("it does not start")
+            }
+        };
+        let mut workers = vec![start("w1").await, start("w2").await];
+        let ids = t.admit((0..8).map(|i| Test::spec(&format!("v-{i}"), json!({}))).collect()).await;
+        for operation in ["create_volume", "create_server"] {
+            let mut script = Vec::new();
+            for _ in 0..12 {
+                match chance.below(4) {
+                    0 => script.push(Next::LoseReply),
+                    1 => script.push(Next::Fail(Class::Transient)),
+                    _ => {}
+                }
+            }
+            t.world.script("one", operation, &script);
+        }
+        faulty.set_rates(provisor_store::driver::faulty::Rates {
+            before: 50,
+            lost: 50,
+            delayed: 100,
+            longest: Span::seconds(14),
+        });
+        for round in 0..30 {
+            sleep(f64::from(u32::try_from(chance.below(9000)).unwrap()) / 1000.0).await;
+            let which = usize::try_from(chance.below(8)).unwrap();
+            let command = match chance.below(5) {
+                0 => Command::Suspend { reason: None },
+                1 => Command::Reactivate { reason: None },
+                2 if which < 2 => Command::Cancel { reason: None },
+                3 if which == 2 => deprovision(),
+                _ => continue,
+            };
+            let _ = t.engine.command(ids[which], command, actor()).await;
+            if round % 7 == 3 {
+                let dead = usize::try_from(chance.below(2)).unwrap();
+                let name = format!("w{}", dead + 1);
+                let (_, running) = std::mem::replace(&mut workers[dead], start(&name).await);
+                if round % 2 == 0 {
+                    drop(running)
+                } else {
+                    running.shutdown().await;
+                }
+            }
+        }
+        faulty.set_rates(provisor_store::driver::faulty::Rates::default());
+        for _ in 0..3 {
+            sleep(300.0).await;
+            println!("keep_leases etc at {:?}: {}", t.engine.store().now(), t.world.calls.lock().unwrap().len());
+        }
+        let mut expected = 0;
+        for id in &ids {
+            let run = t.run_of(*id).await;
+            println!("{seed} {} {:?} {:?} attempts {}", run.state.name(), run.waiting, run.action.as_ref().map(|a| (&a.name, &a.status)), run.attempts.len());
+        }
+        for id in &ids {
+            let run = t.run_of(*id).await;
+            assert!(
+                matches!(run.state, State::Completed | State::Suspended | State::RolledBack),
+                "seed {seed}: {:?} {:?} {:#?}",
+                run.state,
+                run.waiting,
+                run.attempts.last()
+            );
+            assert!(run.ledger.iter().all(|r| !r.in_doubt && r.busy.is_none()), "seed {seed}");
+            let open: Vec<_> = run.ledger.iter().filter(|r| !r.is_closed()).collect();
+            assert_eq!(open.len(), if run.state == State::RolledBack { 0 } else { 2 }, "seed {seed} {:#?}", run.ledger);
+            expected += open.len();
+            if let Some(action) = run.action.as_ref().filter(|_| run.state != State::RolledBack) {
+                assert_ne!(action.status, "running", "seed {seed}");
+            }
+        }
+        assert_eq!(t.world.live().len(), expected, "seed {seed}");
+        assert!(t.engine.store().run(QuotaProof).await.unwrap().is_empty(), "seed {seed}");
+        drop(workers);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_graceful_stop_at_any_moment_makes_nothing_twice() {
+    for after_ms in (0..140).step_by(10) {
+        let mut t = Test::start(&["one"], json!({})).await;
+        let id = t.admit(vec![Test::spec("db", json!({}))]).await[0];
+        sleep(f64::from(after_ms) / 1000.0).await;
+        assert!(t.running.take().unwrap().shutdown().await);
+        t.crash_and_start().await;
+        let run = t.until(id, &[State::Completed]).await;
+        assert_eq!((*t.world.created.lock().unwrap(), run.ledger.len()), (2, 2), "{after_ms}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn h46_the_end_of_a_time_to_live_is_told_by_whom() {
+    for suspends in [false, true] {
+        let t = Test::start(&["one"], json!({})).await;
+        let id = t.admit(vec![Test::spec("db", json!({"ttl_seconds": 100}))]).await[0];
+        t.until(id, &[State::Completed]).await;
+        if suspends {
+            sleep(99.99).await;
+            ask(&t, id, Command::Suspend { reason: None }).await;
+        }
+        t.until(id, &[State::RolledBack]).await;
+        let entries = t.engine.store().run(provisor_store::ops::log::EntriesOf::all(id)).await.unwrap();
+        let begun = entries.iter().find(|e| e.kind.name() == "service.deprovision-started").unwrap();
+        assert_eq!(begun.body.actor.as_ref().map(|a| a.id.as_str()), Some("ttl"), "{suspends}");
     }
 }

@@ -9,10 +9,10 @@ use provisor_core::spec::{Seal, Sealed};
 use provisor_core::tenant::TenantSpec;
 use provisor_core::{RequestId, Run, Spec, State, Timestamp};
 use provisor_engine::{Config, Engine, Running};
-use provisor_store::Store;
 use provisor_store::ops::requests::GetRequest;
 use provisor_store::ops::tenants::CreateTenant;
 use provisor_store::vault::Vault;
+use provisor_store::{OpError, Store};
 use serde_json::{Value, json};
 
 use crate::toy::{Toys, World};
@@ -35,10 +35,21 @@ pub fn actor() -> Actor {
 }
 
 pub async fn engine_over(store: Store, world: &Arc<World>) -> Arc<Engine> {
+    engine_with(store, world, Config::default()).await.unwrap()
+}
+
+/// The same with settings of its own.
+pub async fn engine_with(store: Store, world: &Arc<World>, config: Config) -> Result<Arc<Engine>, OpError> {
+    // Why by name: two workers of one test must not make the same ids.
+    static SEED: AtomicU64 = AtomicU64::new(1);
     let connectors = [(ProviderType::Simulation, Arc::new(Toys(Arc::clone(world))) as Arc<_>)].into_iter().collect();
-    let seed = AtomicU64::new(1);
-    let seeds = Box::new(move || seed.fetch_add(1, Ordering::Relaxed));
-    Engine::new(store, Arc::new(Vault::ephemeral().unwrap()), connectors, Config::default(), seeds).await.unwrap()
+    let seeds: Box<dyn Fn() -> u64 + Send + Sync> = if config.alone {
+        let seed = AtomicU64::new(1);
+        Box::new(move || seed.fetch_add(1, Ordering::Relaxed))
+    } else {
+        Box::new(|| SEED.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    };
+    Engine::new(store, Arc::new(Vault::ephemeral().unwrap()), connectors, config, seeds).await
 }
 
 impl Test {
@@ -70,6 +81,7 @@ impl Test {
         Self { engine, running, world }
     }
 
+    #[allow(clippy::needless_pass_by_value)] // so that a test can write `json!(…)`
     pub fn spec(name: &str, extra: Value) -> Spec {
         let mut value = json!({"name": name, "tenant": "acme", "kind": "vps", "region": "eu", "image": "debian-12",
             "size": {"cpu": 1, "memory_gb": 1, "storage_gb": 1}});

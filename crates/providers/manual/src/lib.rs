@@ -83,7 +83,8 @@ impl Provider for Manual {
         if let ("probe_url", Some(wish)) = (work.operation.as_str(), work.spec.probes.as_ref().and_then(|p| p.http.as_ref())) {
             let url = web(&work.endpoints)
                 .ok_or_else(|| Failure::new(Class::Transient, "no_endpoint", "no http or https endpoint was given to probe"))?;
-            probe::http(&self.guard, &format!("{}{}", url.trim_end_matches('/'), wish.path), (wish.expect_from, wish.expect_to)).await?;
+            probe::http(&self.guard, &format!("{}{}", url.trim_end_matches('/'), wish.path), (wish.expect_from, wish.expect_to))
+                .await?;
         }
         Ok(Progress::Done(Made::default()))
     }

@@ -61,12 +61,21 @@ pub(crate) fn judge(goal: Goal, r: &Request) -> Verdict {
         (Goal::Completed, "completed") | (Goal::Gone, "rolled_back") => Verdict::Good,
         (Goal::Suspended, "suspended") if !runs("suspend") => Verdict::Good,
         (Goal::Reactivated, "completed") if !runs("reactivate") => Verdict::Good,
-        (Goal::Suspended, "completed") => failed("suspend").unwrap_or(Verdict::Going),
-        (Goal::Reactivated, "suspended") => failed("reactivate").unwrap_or(Verdict::Going),
+        (Goal::Suspended, "completed") => failed("suspend").unwrap_or_else(|| while_wanted("suspended", r)),
+        (Goal::Reactivated, "suspended") => failed("reactivate").unwrap_or_else(|| while_wanted("running", r)),
         (Goal::Completed, "suspended") => Verdict::Bad("is suspended".to_owned()),
         (_, "rolled_back") => Verdict::Bad(end_of(r)),
         _ => Verdict::Going,
     }
+}
+
+/// A wish goes on until it is given up: a reactivate that failed is stopped again, and somebody else may want otherwise.
+fn while_wanted(wanted: &str, r: &Request) -> Verdict {
+    if r.wanted == wanted || r.wanted == "gone" {
+        return Verdict::Going;
+    }
+    let error = r.action.as_ref().and_then(|a| a.error.as_ref()).map_or(String::new(), |e| format!(": {}", view::failure(e)));
+    Verdict::Bad(format!("is wanted {} again; its timeline says why{error}", r.wanted))
 }
 
 /// How a request that is rolled back came to its end.
