@@ -139,10 +139,7 @@ impl Op for Admit {
         }
         // What is kept for others does not matter here: only what can never fit is refused.
         let clusters = Clusters::read(tx).await?;
-        let prepared = self.prepare(tx, clusters).await?;
-        if let Some(exceeded) = prepared.quota.values().find(|d| d.iter().any(|d| !d.fits())) {
-            return Err(OpError::QuotaExceeded(exceeded.iter().filter(|d| !d.fits()).cloned().collect()));
-        }
+        let prepared = self.prepare(tx, clusters, true).await?;
         let views = self.store(tx, prepared, now).await?;
         self.remember(tx, &scope, &views, now).await?;
         if let (Some(old), Some(new)) = (former, views.first()) {
@@ -159,7 +156,7 @@ impl Op for DryRun {
 
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Dry, OpError> {
         let clusters = Clusters::load(tx, self.0.context.planner.as_ref()).await?;
-        let prepared = self.0.prepare(tx, clusters).await?;
+        let prepared = self.0.prepare(tx, clusters, false).await?;
         let mut items = Vec::with_capacity(self.0.items.len());
         for (spec, choice) in self.0.items.iter().zip(prepared.choices) {
             let chosen = prepared.clusters.candidates.iter().find(|c| Some(c.id) == choice.cluster);
@@ -224,13 +221,18 @@ impl Admit {
         tx.exec(&REMEMBER, &values).await.map(|_| ())
     }
 
-    async fn prepare(&self, tx: &mut Tx<'_>, clusters: Clusters) -> Result<Prepared, OpError> {
+    async fn prepare(&self, tx: &mut Tx<'_>, clusters: Clusters, strict: bool) -> Result<Prepared, OpError> {
         let tenants = self.load_tenants(tx).await?;
         self.check_names(tx, &tenants).await?;
         let prerequisites = self.resolve_prerequisites(tx, &tenants).await?;
         let order = self.order(&prerequisites)?;
-        let (choices, regions) = self.place(&clusters)?;
         let quota = self.quota(&tenants);
+        // A refusal for quota comes before one for want of a cluster; a dry run shows both.
+        let short: Vec<Dimension> = quota.values().flatten().filter(|d| !d.fits()).cloned().collect();
+        if strict && !short.is_empty() {
+            return Err(OpError::QuotaExceeded(short));
+        }
+        let (choices, regions) = self.place(&clusters)?;
         Ok(Prepared { tenants, prerequisites, order, quota, choices, regions, clusters })
     }
 
@@ -362,7 +364,9 @@ impl Admit {
 
     async fn store(&self, tx: &mut Tx<'_>, prepared: Prepared, now: Timestamp) -> Result<Vec<RequestView>, OpError> {
         let mut chance = SplitMix::new((self.context.seeds)());
-        let ids: Vec<RequestId> = self.items.iter().map(|_| RequestId::new(now, &mut chance)).collect();
+        let mut ids: Vec<RequestId> = self.items.iter().map(|_| RequestId::new(now, &mut chance)).collect();
+        // Why sorted: of one moment, the order of ids is the order of the input.
+        ids.sort_unstable();
         let mut views: Vec<Option<RequestView>> = self.items.iter().map(|_| None).collect();
         for index in prepared.order {
             let (Some(spec), Some(id)) = (self.items.get(index), ids.get(index).copied()) else { continue };
