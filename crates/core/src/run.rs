@@ -457,4 +457,7 @@ pub struct ActionRun {
     /// When a failed one is tried again (H14).
     #[serde(default)]
     pub next_at: Option<Timestamp>,
+    /// One before it was given up after it had begun: what that did is not known, although this one did nothing yet.
+    #[serde(default)]
+    pub halfway: bool,
 }

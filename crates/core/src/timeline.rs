@@ -282,6 +282,7 @@ fn release_value(run: &Run, row: &Row) -> Option<Item> {
     let first = row.releases.first()?.started_at;
     let last = row.releases.last()?;
     let status = match row.state {
+        RowState::Released if row.written_off => "failed",
         RowState::Released => "succeeded",
         _ if last.finished_at.is_none() => "running",
         _ => "waiting",

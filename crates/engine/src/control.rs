@@ -107,10 +107,11 @@ impl Engine {
     }
 
     /// Registers a cluster, after its adapter has checked its keys.
-    pub async fn register_cluster(&self, spec: ClusterSpec, credentials: Option<Value>) -> Result<ClusterView, OpError> {
+    pub async fn register_cluster(&self, mut spec: ClusterSpec, credentials: Option<Value>) -> Result<ClusterView, OpError> {
         self.check_cluster("", &spec, Some(credentials.as_ref().unwrap_or(&Value::Null)))?;
         let mut chance = provisor_core::chance::SplitMix::new((self.context.seeds)());
         let id = ClusterId::new(self.store.now(), &mut chance);
+        self.discover(id, &mut spec, credentials.clone().unwrap_or_default()).await?;
         let sealed = self.seal_credentials(credentials.as_ref())?;
         let view = self.store.run(CreateCluster { id, spec, credentials: sealed }).await?;
         self.bind(&view)?;
@@ -122,12 +123,16 @@ impl Engine {
     pub async fn update_cluster(
         &self,
         key: &str,
-        spec: ClusterSpec,
+        mut spec: ClusterSpec,
         credentials: Option<Value>,
         if_match: Option<i64>,
     ) -> Result<ClusterView, OpError> {
         let old = self.cluster(key).await?;
         self.check_cluster("", &spec, credentials.as_ref())?;
+        if spec.discover {
+            let present = credentials.clone().map_or_else(|| self.open_credentials(&old), Ok)?;
+            self.discover(old.id, &mut spec, present).await?;
+        }
         // Why compared in clear: sealed twice, the same credentials do not look the same.
         let change = match &credentials {
             None => Credentials::Keep,
@@ -145,6 +150,30 @@ impl Engine {
         self.bind(&view)?;
         self.bell.ring();
         Ok(view)
+    }
+
+    /// `capacity: discover`: the backend's own limits, asked at registration and at each change.
+    async fn discover(&self, id: ClusterId, spec: &mut ClusterSpec, credentials: Value) -> Result<(), OpError> {
+        if !spec.discover {
+            return Ok(());
+        }
+        let asked = match self.registry.connect(id, spec, credentials) {
+            Ok(provider) => tokio::time::timeout(TEST_LIMIT, provider.capacity())
+                .await
+                .unwrap_or_else(|_| Err(Failure::new(Class::Transient, "operation_timed_out", "the backend does not answer"))),
+            Err(failure) => Err(failure),
+        };
+        let why = match asked {
+            Ok(Some(capacity)) => {
+                spec.capacity = capacity;
+                return Ok(());
+            }
+            Ok(None) => "the backend does not tell its capacity; give the limits".to_owned(),
+            Err(failure) => format!("the backend could not be asked for its capacity: {}", failure.message),
+        };
+        let mut flaws = Flaws::default();
+        flaws.add("/capacity", "exists", &Value::from("discover"), why);
+        Err(OpError::Invalid(flaws.0))
     }
 
     /// Who the backend is by other credentials (H29). `None` when it does not answer: then the background probe finds

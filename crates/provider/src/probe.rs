@@ -4,7 +4,7 @@
 //! range; a certificate is not verified, because a server that just came up has made its own. Other
 //! ports: a connection. Loopback, link-local and metadata addresses are refused unless allowed.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use provisor_core::{Class, Failure};
@@ -28,21 +28,38 @@ pub struct Guard {
 impl Guard {
     /// Refuses an address that a probe has no business with.
     pub fn check(&self, address: IpAddr) -> Result<(), Failure> {
-        let blocked = match address {
-            IpAddr::V4(a) => a.is_loopback() || a.is_link_local() || a.is_unspecified() || a.is_broadcast() || a.is_multicast(),
-            IpAddr::V6(a) => {
-                a.is_loopback()
-                    || a.is_unspecified()
-                    || a.is_multicast()
-                    || a.is_unicast_link_local()
-                    || a.to_ipv4_mapped().is_some()
-            }
-        };
-        if self.open || !blocked || self.allow.iter().any(|c| c.contains(address)) {
+        if self.open || !is_blocked(address) || self.allow.iter().any(|c| c.contains(address)) {
             return Ok(());
         }
         let text = format!("probing {address} is not allowed; add its range to probes.allow_cidrs");
         Err(Failure::new(Class::Permanent, "probe_not_allowed", text))
+    }
+}
+
+fn is_blocked(address: IpAddr) -> bool {
+    /// Where clouds tell a server its secrets, besides the link-local ones.
+    const METADATA: [IpAddr; 2] = [
+        IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    ];
+    let blocked = match address {
+        IpAddr::V4(a) => a.is_loopback() || a.is_link_local() || a.is_unspecified() || a.is_broadcast() || a.is_multicast(),
+        // What is written in the old way of embedding an IPv4 address is refused as a whole, loopback included.
+        IpAddr::V6(a) => {
+            a.to_ipv4().is_some() || a.is_multicast() || a.is_unicast_link_local() || behind_nat64(a).is_some_and(is_blocked)
+        }
+    };
+    blocked || METADATA.contains(&address)
+}
+
+/// The IPv4 address that a gateway of the well-known prefix leads to (RFC 6052).
+fn behind_nat64(address: Ipv6Addr) -> Option<IpAddr> {
+    match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+            Some(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
+        }
+        _ => None,
     }
 }
 
@@ -148,4 +165,24 @@ fn cause(error: &reqwest::Error) -> String {
         last = next;
     }
     last.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_a_probe_has_no_business_with() {
+        let allowed = |a: &str| Guard::default().check(a.parse().expect("address")).is_ok();
+        for good in ["10.0.0.1", "192.0.2.1", "fd12::1", "2001:db8::1", "64:ff9b::c000:201"] {
+            assert!(allowed(good), "{good}");
+        }
+        let bad = "127.0.0.1 169.254.169.254 0.0.0.0 224.0.0.1 100.100.100.200 ::1 :: fe80::1 ff02::1 ::ffff:127.0.0.1 \
+                   ::127.0.0.1 fd00:ec2::254 64:ff9b::a9fe:a9fe 64:ff9b::7f00:1";
+        for bad in bad.split_whitespace() {
+            assert!(!allowed(bad), "{bad}");
+        }
+        let guard = Guard { allow: Cidr::parse("127.0.0.0/8").into_iter().collect(), open: false };
+        assert!(guard.check("127.1.2.3".parse().expect("address")).is_ok());
+    }
 }

@@ -67,6 +67,13 @@ const ASKED_WITHIN: Span = Span::seconds(30);
 /// The stuck limit is never shorter than the longest deadline plus this (H12).
 const STUCK_MARGIN: Span = Span::seconds(300);
 
+impl ActionRun {
+    /// Something of it, or of what it stands for, may have been done.
+    fn has_begun(&self) -> bool {
+        self.halfway || self.operations.iter().any(|o| !o.tries.is_empty())
+    }
+}
+
 impl Run {
     /// Decides what to do next.
     pub fn advance(&mut self, m: &mut Moment<'_>) -> Directive {
@@ -230,17 +237,17 @@ impl Run {
 
     /// `action` was given up after it had begun, or what undoes it has not succeeded yet.
     fn is_halfway(&self, action: &str, undoes: &str) -> bool {
-        let begun = |a: &ActionRun| a.operations.iter().any(|o| !o.tries.is_empty());
         self.action.as_ref().is_some_and(|a| {
-            (a.name == action && a.status == "failed" && begun(a)) || (a.name == undoes && a.status != "succeeded")
+            (a.name == action && a.status == "failed" && a.has_begun()) || (a.name == undoes && a.status != "succeeded")
         })
     }
 
-    fn start_action(&mut self, name: &str, m: &Moment<'_>) {
+    pub(super) fn start_action(&mut self, name: &str, m: &Moment<'_>) {
         let already = self.action.as_ref().is_some_and(|a| a.name == name && a.status == "running");
         if already {
             return;
         }
+        let halfway = self.action.as_ref().is_some_and(|a| a.status != "succeeded" && a.has_begun());
         self.action = Some(ActionRun {
             name: name.to_owned(),
             status: "running".to_owned(),
@@ -250,6 +257,7 @@ impl Run {
             error: None,
             operations: Vec::new(),
             next_at: None,
+            halfway,
         });
     }
 

@@ -123,14 +123,24 @@ impl Run {
         }
         if self.wanted == wanted {
             // Asked again after a failure it is tried at once.
-            if let Some(action) = self.action.as_mut().filter(|a| a.name == name && a.status == "failed") {
-                action.next_at = Some(m.now);
+            if self.action.as_ref().is_some_and(|a| a.name == name && a.status == "failed") {
+                self.show_action(name, m);
             }
             return Ok(());
         }
         self.wanted = wanted;
         self.note_action(name, reason, m);
+        self.show_action(name, m);
         Ok(())
+    }
+
+    /// What was accepted shows at once as the running action, unless another one must end first (H13).
+    fn show_action(&mut self, name: &str, m: &Moment<'_>) {
+        let needed =
+            matches!((name, self.state), ("suspend", State::Completed) | ("reactivate", State::Suspended) | ("deprovision", _));
+        if needed && self.action.as_ref().is_none_or(|a| a.status != "running") {
+            self.start_action(name, m);
+        }
     }
 
     fn note_action(&mut self, name: &str, reason: Option<String>, m: &mut Moment<'_>) {
@@ -146,6 +156,7 @@ impl Run {
                 if self.wanted != Wanted::Gone {
                     self.wanted = Wanted::Gone;
                     self.note_action("deprovision", reason, m);
+                    self.show_action("deprovision", m);
                 }
                 Ok(())
             }
@@ -191,10 +202,11 @@ impl Run {
         Ok(())
     }
 
-    fn fail_queued(&mut self, failure: Failure, m: &mut Moment<'_>) -> Result<(), Refusal> {
+    fn fail_queued(&mut self, mut failure: Failure, m: &mut Moment<'_>) -> Result<(), Refusal> {
         if self.state != State::Queued {
             return self.refuse("fail in the queue");
         }
+        failure.at = Some(m.now);
         self.give_up(failure, m);
         self.conclude(m);
         Ok(())

@@ -235,7 +235,7 @@ impl Run {
         let (operation, call_limit) = self
             .operations(place)
             .get(index)
-            .map_or_else(|| (String::new(), Span::ZERO), |o| (o.planned.name.clone(), o.planned.call_limit));
+            .map_or_else(|| (String::new(), Span::ZERO), |o| (o.planned.name.clone(), o.planned.call_limit.min(o.deadline)));
         let attempt = self.attempts.get(base);
         let row = Row {
             id,

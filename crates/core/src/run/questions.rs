@@ -6,6 +6,9 @@ use crate::id::AttemptId;
 use crate::lifecycle::{State, Step, is_allowed};
 use crate::time::Timestamp;
 
+/// Waits that a request remembers each for itself.
+const WAITS_KEPT: usize = 64;
+
 impl Run {
     /// The attempt whose step is the state: furthest along, the lower number on a tie (H11).
     pub fn leading(&self) -> Option<&Attempt> {
@@ -77,7 +80,11 @@ impl Run {
             return true;
         }
         let allowed = is_allowed(Some(self.state), to);
-        assert!(allowed, "transition {} to {} is not in the table", self.state.name(), to.name());
+        // Why no more than that: a panic would stop the whole claim, and so everybody else, again and again.
+        debug_assert!(allowed, "transition {} to {} is not in the table", self.state.name(), to.name());
+        if !allowed {
+            return false;
+        }
         event.from_state = Some(self.state);
         event.to_state = Some(to);
         self.state = to;
@@ -97,10 +104,28 @@ impl Run {
                 ..Event::new(EventKind::WaitEnded)
             });
             self.waits.push(Wait { reason: old.reason, since: old.since, until: now });
+            self.fold_waits();
         }
         if let Some((reason, detail)) = reason {
             events.push(Event { detail: serde_json::json!({"reason": reason}), ..Event::new(EventKind::WaitStarted) });
             self.waiting = Some(Waiting { reason: reason.to_owned(), since: now, detail });
+        }
+    }
+}
+
+impl Run {
+    /// Of very many waits the oldest two of one reason stand as one, as long as both: a request that waits for months
+    /// while clusters come and go does not grow for ever, and the account of its time stays right.
+    fn fold_waits(&mut self) {
+        if self.waits.len() <= WAITS_KEPT {
+            return;
+        }
+        let next_of = |i: usize, w: &Wait| self.waits.iter().skip(i + 1).position(|o| o.reason == w.reason).map(|n| i + 1 + n);
+        let pair = self.waits.iter().enumerate().find_map(|(i, w)| Some((i, next_of(i, w)?)));
+        let Some((first, again)) = pair else { return };
+        let other = self.waits.remove(again);
+        if let Some(first) = self.waits.get_mut(first) {
+            first.until = first.until.plus(other.until.since(other.since));
         }
     }
 }

@@ -190,11 +190,12 @@ impl Run {
         let pause = failure.retry_after.unwrap_or(Span::ZERO).max(backoff(&base.settings.retry, 1, m.chance));
         let Some(operation) = self.operation_mut(place, index) else { return };
         let limit = *operation.throttled_until.get_or_insert(m.now.plus(operation.deadline));
-        if m.now >= limit {
-            return self.fail_operation(place, index, failure, m);
+        if m.now < limit {
+            operation.status = OperationStatus::Waiting;
+            operation.next_at = Some(m.now.plus(pause));
+        } else if !self.ask_person_again(place, index, &failure, m) {
+            self.fail_operation(place, index, failure, m);
         }
-        operation.status = OperationStatus::Waiting;
-        operation.next_at = Some(m.now.plus(pause));
     }
 
     /// Another try after a pause, or the end of the operation. `spoiled`: what it made, or what it waits

@@ -287,7 +287,7 @@ impl Run {
         let Some(row) = self.ledger.get_mut(index) else { return };
         row.failures += 1;
         let failures = row.failures;
-        let next = m.now.plus(backoff(&policy, failures, m.chance));
+        let next = m.now.plus(backoff(&policy, failures, m.chance).max(failure.retry_after.unwrap_or(Span::ZERO)));
         row.next_at = Some(next);
         row.last_error = Some(failure.clone());
         let Some((place, operation)) = owner else { return owe(row, &policy, failure, m) };
@@ -335,6 +335,8 @@ impl Run {
             row.state = RowState::Released;
             row.released_at = Some(m.now);
             row.written_off = true;
+            let why = row.last_error.clone();
+            row.end_release(m.now, why);
             row.busy = None;
             row.in_doubt = false;
             let resource = Some(ResourceRef { kind: row.kind.clone(), id: row.id, provider_id: row.provider_id.clone() });

@@ -192,6 +192,7 @@ fn operations_of_a_forgotten_action_come_from_the_log_once() {
         error: None,
         operations: vec![start],
         next_at: None,
+        halfway: false,
     });
     let made = build(&run, &log, true);
     let of = |name: &str| made.items.iter().filter(|i| i.metadata.get("operation") == Some(&json!(name))).count();

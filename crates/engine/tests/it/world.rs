@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use provisor_core::chance::{Chance as _, SplitMix};
 use provisor_core::cluster::{ClusterSpec, ProviderType};
 use provisor_core::event::Actor;
 use provisor_core::spec::{Seal, Sealed};
@@ -47,7 +48,7 @@ pub async fn engine_with(store: Store, world: &Arc<World>, config: Config) -> Re
         let seed = AtomicU64::new(1);
         Box::new(move || seed.fetch_add(1, Ordering::Relaxed))
     } else {
-        Box::new(|| SEED.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+        Box::new(|| SplitMix::new(SEED.fetch_add(1, Ordering::Relaxed)).next_u64())
     };
     Engine::new(store, Arc::new(Vault::ephemeral().unwrap()), connectors, config, seeds).await
 }
@@ -88,7 +89,11 @@ impl Test {
         for (key, new) in extra.as_object().unwrap() {
             value[key] = new.clone();
         }
-        Spec::check("", &value, &NoSeal).unwrap()
+        Self::spec_of(&value)
+    }
+
+    pub fn spec_of(value: &Value) -> Spec {
+        Spec::check("", value, &NoSeal).unwrap()
     }
 
     pub async fn admit(&self, specs: Vec<Spec>) -> Vec<RequestId> {

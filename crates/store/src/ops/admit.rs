@@ -163,9 +163,6 @@ impl Op for Admit {
         // What is kept for others does not matter here: only what can never fit is refused.
         let clusters = Clusters::read(tx).await?;
         let prepared = self.prepare(tx, clusters, true).await?;
-        if let Some(exceeded) = prepared.quota.values().find(|d| d.iter().any(|d| !d.fits())) {
-            return Err(OpError::QuotaExceeded(exceeded.iter().filter(|d| !d.fits()).cloned().collect()));
-        }
         let views = self.store(tx, prepared, now).await?;
         self.remember(tx, &scope, &views, now).await?;
         if let (Some(old), Some(new)) = (former, views.first()) {
@@ -264,13 +261,19 @@ impl Admit {
         Ok(())
     }
 
-    async fn prepare(&self, tx: &mut Tx<'_>, clusters: Clusters, locking: bool) -> Result<Prepared, OpError> {
+    /// `strict`: what is over a quota is refused, and prerequisites are locked.
+    async fn prepare(&self, tx: &mut Tx<'_>, clusters: Clusters, strict: bool) -> Result<Prepared, OpError> {
         let tenants = self.load_tenants(tx).await?;
         self.check_names(tx, &tenants).await?;
-        let prerequisites = self.resolve_prerequisites(tx, &tenants, locking).await?;
+        let prerequisites = self.resolve_prerequisites(tx, &tenants, strict).await?;
         let order = self.order(&prerequisites)?;
-        let (choices, regions) = self.place(&clusters)?;
         let quota = self.quota(&tenants);
+        // A refusal for quota comes before one for want of a cluster; a dry run shows both.
+        let short: Vec<Dimension> = quota.values().flatten().filter(|d| !d.fits()).cloned().collect();
+        if strict && !short.is_empty() {
+            return Err(OpError::QuotaExceeded(short));
+        }
+        let (choices, regions) = self.place(&clusters)?;
         Ok(Prepared { tenants, prerequisites, order, quota, choices, regions, clusters })
     }
 
@@ -403,7 +406,9 @@ impl Admit {
 
     async fn store(&self, tx: &mut Tx<'_>, prepared: Prepared, now: Timestamp) -> Result<Vec<RequestView>, OpError> {
         let mut chance = SplitMix::new((self.context.seeds)());
-        let ids: Vec<RequestId> = self.items.iter().map(|_| RequestId::new(now, &mut chance)).collect();
+        let mut ids: Vec<RequestId> = self.items.iter().map(|_| RequestId::new(now, &mut chance)).collect();
+        // Why sorted: of one moment, the order of ids is the order of the input.
+        ids.sort_unstable();
         let mut views: Vec<Option<RequestView>> = self.items.iter().map(|_| None).collect();
         for index in prepared.order {
             let (Some(spec), Some(id)) = (self.items.get(index), ids.get(index).copied()) else { continue };

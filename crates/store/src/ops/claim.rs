@@ -89,7 +89,7 @@ macro_rules! head {
 const HEAD: Stmt = each(head!(""), head!(" for update skip locked"));
 const TURN: Stmt = both("update tenant set last_claimed = (select max(last_claimed) + 1 from tenant) where id = ?1");
 const ROOM: Stmt = both("select max_concurrent - in_work from tenant where id = ?1");
-const POSTPONE: Stmt = both("update request set due_at = ?2 where id = ?1");
+const POSTPONE: Stmt = both("update request set due_at = ?2  where id = ?1");
 const PREREQUISITES: Stmt = both(
     "select count(*), min(case when p.state in ('failed', 'rolling_back', 'rolled_back') then p.id end) \
      from dependency d join request p on p.id = d.prerequisite where d.request = ?1 and p.state <> 'completed'",
@@ -177,6 +177,9 @@ impl Claim {
         let directive = settle::advance(tx, &mut loaded.run, &mut moment).await?;
         let idle = directive.calls.is_empty();
         let lease = if idle { Lease::Free(directive.wake_at) } else { Lease::Held(&self.worker, now.plus(self.context.lease)) };
+        for event in &mut events {
+            event.actor.get_or_insert_with(|| Actor::worker(&self.worker));
+        }
         let kept = save::save(tx, &self.context, loaded, events, lease, now, &mut chance).await?;
         batch.busy = true;
         if !idle {

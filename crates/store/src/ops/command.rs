@@ -57,6 +57,9 @@ impl Op for Ask {
             detail: r.detail,
         })?;
         if loaded.run != before {
+            for event in &mut events {
+                event.actor.get_or_insert_with(|| self.actor.clone());
+            }
             let due = if loaded.run.state.is_terminal() { provisor_core::Timestamp::NEVER } else { now };
             loaded = save::save(tx, &self.context, loaded, events, Lease::Attention(due), now, &mut chance).await?;
         }
@@ -71,7 +74,7 @@ impl Ask {
         if waiting == 0 || !state.is_standing() {
             return Ok(());
         }
-        let detail = format!("{waiting} requests still wait for it; deprovision it with force to fail them");
-        Err(OpError::StateConflict { state: state.name().to_owned(), allowed: vec!["deprovision with force".to_owned()], detail })
+        let detail = format!("{waiting} of its dependents still wait for it; with force it is released and they fail");
+        Err(OpError::StateConflict { state: state.name().to_owned(), allowed: vec!["deprovision".to_owned()], detail })
     }
 }

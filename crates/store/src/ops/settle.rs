@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use provisor_core::chance::SplitMix;
+use provisor_core::event::Actor;
 use provisor_core::run::{Directive, Moment, Operation, OperationStatus};
 use provisor_core::workflow::{Answer, Call};
 use provisor_core::{RequestId, Run, Timestamp};
@@ -75,6 +76,9 @@ impl Op for Settle {
         let lost = released && is_asking(&loaded.run, self.generation);
         let wake_at = if lost { now } else { directive.wake_at };
         let lease = if released { Lease::Free(wake_at) } else { Lease::Held(&self.worker, now.plus(self.context.lease)) };
+        for event in &mut events {
+            event.actor.get_or_insert_with(|| Actor::worker(&self.worker));
+        }
         let kept = save::save(tx, &self.context, loaded, events, lease, now, &mut chance).await?;
         Ok(Settled { run: kept.run, calls: directive.calls, wake_at, released })
     }
