@@ -38,10 +38,8 @@ impl Guard {
 
 fn is_blocked(address: IpAddr) -> bool {
     /// Where clouds tell a server its secrets, besides the link-local ones.
-    const METADATA: [IpAddr; 2] = [
-        IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-        IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-    ];
+    const METADATA: [IpAddr; 2] =
+        [IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254))];
     let blocked = match address {
         IpAddr::V4(a) => a.is_loopback() || a.is_link_local() || a.is_unspecified() || a.is_broadcast() || a.is_multicast(),
         // What is written in the old way of embedding an IPv4 address is refused as a whole, loopback included.

@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs, unreachable_pub)]
 
 mod admission;
+mod lives;
 mod pipeline;
 mod recovery;
 mod review;
+mod steps;
 mod sweep;
 mod toy;
 mod world;

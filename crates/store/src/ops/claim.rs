@@ -89,7 +89,8 @@ macro_rules! head {
 const HEAD: Stmt = each(head!(""), head!(" for update skip locked"));
 const TURN: Stmt = both("update tenant set last_claimed = (select max(last_claimed) + 1 from tenant) where id = ?1");
 const ROOM: Stmt = both("select max_concurrent - in_work from tenant where id = ?1");
-const POSTPONE: Stmt = both("update request set due_at = ?2  where id = ?1");
+const POSTPONE: Stmt =
+    both("update request set due_at = ?2, queue_until = case when queue_until < ?2 then ?2 else queue_until end where id = ?1");
 const PREREQUISITES: Stmt = both(
     "select count(*), min(case when p.state in ('failed', 'rolling_back', 'rolled_back') then p.id end) \
      from dependency d join request p on p.id = d.prerequisite where d.request = ?1 and p.state <> 'completed'",

@@ -47,7 +47,7 @@ pub async fn stores_a_batch(scene: Scene) {
 pub async fn refuses_all_or_nothing(scene: Scene) {
     scene.tenant("acme", json!({"quota": {"cpu": 4, "requests": {"vps": 4}}})).await;
     scene.tenant("leaving", json!({})).await;
-    scene.cluster("one", json!({})).await;
+    scene.cluster("one", json!({"capacity": {"cpu": 8, "memory_gb": 64}})).await;
     scene.store.run(Sql(&DRAIN, vec![])).await.unwrap();
     scene.admit("taken", json!({})).await;
     let ended = scene.admit("ended", json!({})).await;
@@ -60,7 +60,9 @@ pub async fn refuses_all_or_nothing(scene: Scene) {
         (vec![spec("x", json!({})), spec("x", json!({}))], "/requests/2/name"),
         (vec![spec("x", cpus(3))], "QuotaExceeded"),
         (vec![spec("x", cpus(1)), spec("y", cpus(2))], "QuotaExceeded"),
-        (vec![spec("x", cpus(9))], "too small"),
+        // What is over the quota and too large for every cluster is refused for the quota first (SPEC 4.3).
+        (vec![spec("x", cpus(9))], "QuotaExceeded"),
+        (vec![spec("x", json!({"size": {"cpu": 1, "memory_gb": 65, "storage_gb": 1}}))], "too small"),
         (vec![spec("x", json!({"region": "mars"}))], "is in region"),
         (vec![spec("x", json!({"image": "unknown"}))], "there is no image"),
         (vec![spec("x", on(json!(["nothing"])))], "DependencyUnknown"),

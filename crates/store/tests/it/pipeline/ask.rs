@@ -132,7 +132,7 @@ pub async fn what_others_wait_for_needs_force(scene: Scene) {
     scene.until(db, State::Suspended).await;
     let web = scene.admit("web", json!({"depends_on": ["db"]})).await;
     let (state, allowed) = conflict(&scene, db, deprovision(false)).await;
-    assert_eq!((state.as_str(), allowed), ("suspended", vec!["deprovision with force".to_owned()]));
+    assert_eq!((state.as_str(), allowed), ("suspended", vec!["deprovision".to_owned()]));
     scene.ask(db, deprovision(true)).await.unwrap();
     changes_nothing(&scene, db, deprovision(false)).await;
     scene.until(db, State::RolledBack).await;

@@ -10,7 +10,7 @@ use provisor_core::workflow::Answer;
 use provisor_core::{Chance, Class, RequestId, Span};
 use provisor_store::driver::postgres::Lanes;
 use provisor_store::ops::admit::{Admit, DryRun, Idempotency};
-use provisor_store::ops::heartbeat::{Heartbeat, KeepLeases};
+use provisor_store::ops::heartbeat::KeepLeases;
 use provisor_store::ops::log::{EntriesOf, Feed};
 use provisor_store::ops::quota::QuotaProof;
 use provisor_store::ops::requests::ListRequests;
@@ -171,12 +171,11 @@ impl Side {
         let leases = self.leases.iter().take(1).map(|l| (l.id, l.generation)).collect();
         let context = &self.scene.context;
         let kept = store.run(KeepLeases { worker: "w".to_owned(), leases, context: context.clone() }).await;
-        let beaten = store.run(Heartbeat { worker: "nobody".to_owned(), context: context.clone() }).await;
         let mut stats = store.run(Stats).await.unwrap();
         stats.requests.sort();
         stats.open_resources.sort();
         format!(
-            "{:?} {:?} {:?} {kept:?} {beaten:?} {stats:?} {:?} {:?} {:?}",
+            "{:?} {:?} {:?} {kept:?} {stats:?} {:?} {:?} {:?}",
             page,
             store.run(EntriesOf::all(id)).await,
             store.run(list).await,
