@@ -8,6 +8,7 @@ mod house;
 mod lifecycle;
 mod openstack;
 mod outside;
+mod postgres;
 mod process;
 mod quickstart;
 mod race;
