@@ -109,7 +109,7 @@ pub struct Run {
     pub manual_input: Option<ManualInput>,
     /// What a person was last asked to confirm (H17).
     #[serde(default)]
-    pub confirmation: Option<Confirmation>,
+    pub confirmation: Option<Box<Confirmation>>,
     /// Who asked for the present termination, for its events.
     #[serde(default)]
     pub reason: Option<String>,

@@ -88,7 +88,7 @@ impl Run {
     /// Asks for a confirmation that something was done at the vendor.
     fn ask_confirmation(&mut self, of: &str, m: &mut Moment<'_>) {
         self.drop_question(m);
-        self.confirmation = Some(Confirmation { of: of.to_owned(), given: None });
+        self.confirmation = Some(Box::new(Confirmation { of: of.to_owned(), given: None }));
         let done = match of {
             "suspend" => "has suspended it",
             "reactivate" => "has started it again",
