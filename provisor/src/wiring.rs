@@ -100,8 +100,7 @@ fn locks(settings: &Settings) -> Result<Vec<DataLock>, Fail> {
 fn open(database: &Database) -> Result<Store, Fail> {
     let opened = match database {
         Database::Sqlite(path) => Store::open_sqlite(path),
-        // Opening waits for the network.
-        Database::Postgres(url) => tokio::task::block_in_place(|| Store::open_postgres(url)),
+        Database::Postgres(url) => Store::open_postgres(url),
     };
     opened.map_err(|error| match error {
         OpenError::Postgres(PostgresError::Unreachable { .. }) => Fail::Unreachable(error.to_string()),
