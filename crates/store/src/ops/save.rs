@@ -521,6 +521,7 @@ impl super::requests::RequestView {
             events: loaded.events,
             published: loaded.published,
             updated_at: now,
+            tenant_is_full: false,
         }
     }
 }
