@@ -9,6 +9,7 @@ mod lifecycle;
 mod managed;
 mod openstack;
 mod outside;
+mod postgres;
 mod process;
 mod quickstart;
 mod race;
