@@ -241,7 +241,7 @@ impl Admit {
             to_json(&ids)?.into(),
             now.0.into(),
         ];
-        tx.exec(&REMEMBER, &values).await.map(|_| ())
+        tx.send(&REMEMBER, &values).await
     }
 
     /// Locks what is retried and what is waited for, before the tenants (see `save`).

@@ -146,7 +146,7 @@ async fn load(tx: &mut Tx<'_>, id: RequestId, now: Timestamp) -> Result<Option<L
         other => return other,
     };
     error!(request = %id, reason, "the request cannot be worked on by this release; it is looked at again later");
-    tx.exec(&POSTPONE, &[id.into(), now.plus(UNREADABLE_AGAIN).0.into()]).await?;
+    tx.send(&POSTPONE, &[id.into(), now.plus(UNREADABLE_AGAIN).0.into()]).await?;
     Ok(None)
 }
 
@@ -248,11 +248,11 @@ impl Claim {
             let Some(head) = tx.row(&HEAD, &[tenant.into(), now.0.into()]).await? else { return Ok(passed_by) };
             // Boxed, as it holds several documents, and everything around it would be as large.
             if Box::pin(self.start(tx, head.id(0)?, clusters, now, batch)).await? {
-                tx.exec(&TURN, &[tenant.into()]).await?;
+                tx.send(&TURN, &[tenant.into()]).await?;
                 return Ok(passed_by);
             }
         }
-        tx.exec(&TURN, &[tenant.into()]).await?;
+        tx.send(&TURN, &[tenant.into()]).await?;
         Ok(PASSED_BY_IN_A_TURN)
     }
 

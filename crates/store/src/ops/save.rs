@@ -284,7 +284,7 @@ async fn write_row(tx: &mut Tx<'_>, loaded: &Loaded, lease: Lease<'_>, now: Time
     };
     values.extend(rest);
     values.push(loaded.version.into());
-    if tx.exec(stmt, &values).await? == 1 { Ok(()) } else { Err(OpError::Fenced) }
+    tx.send_one(stmt, &values).await
 }
 
 /// Ledger rows, holdings of clusters and of the tenant, as far as they changed.
@@ -315,7 +315,7 @@ async fn project(tx: &mut Tx<'_>, loaded: &mut Loaded) -> Result<(), OpError> {
                 used.storage_gb.into(),
                 (new.used_slots - old.used_slots).into(),
             ];
-            tx.exec(&HOLD_CLUSTER, &values).await?;
+            tx.send(&HOLD_CLUSTER, &values).await?;
         }
     }
     loaded.ledger.clone_from(&run.ledger);
@@ -361,7 +361,7 @@ async fn hold_tenant(tx: &mut Tx<'_>, run: &Run, count: i64, work: i64) -> Resul
         of(provisor_core::Kind::Managed).into(),
         work.into(),
     ];
-    tx.exec(&HOLD_TENANT, &values).await.map(|_| ())
+    tx.send(&HOLD_TENANT, &values).await
 }
 
 /// Appends events to the log: every one counts in the request's version, published ones in its sequence.
@@ -398,7 +398,7 @@ async fn append(
             body.to_string().into(),
         ]);
     }
-    tx.batch(&INSERT_EVENT, &rows).await.map(|_| ())
+    tx.batch(&INSERT_EVENT, &rows).await
 }
 
 /// Stores a request that was just admitted.
@@ -432,7 +432,7 @@ pub(crate) async fn insert(
         run.spec.queue_timeout_seconds.map(|_| run.queue_deadline().0).into(),
         now.0.into(),
     ];
-    tx.exec(&INSERT, &values).await?;
+    tx.send(&INSERT, &values).await?;
     hold_tenant(tx, &run, 1, 0).await?;
     let mut loaded = Loaded {
         tenant_name: tenant_name.to_owned(),
@@ -470,7 +470,7 @@ async fn tell_dependents(
         for row in tx.rows(&DEPENDENTS, &[prerequisite.into()]).await? {
             let id: RequestId = row.id(0)?;
             if !ended {
-                tx.exec(&WAKE, &[id.into(), now.0.into()]).await?;
+                tx.send(&WAKE, &[id.into(), now.0.into()]).await?;
                 continue;
             }
             let mut dependent = match load(tx, id).await {
@@ -478,7 +478,7 @@ async fn tell_dependents(
                 Ok(None) => continue,
                 // What this release cannot read stops nobody: the claim puts it off, and finds what has ended.
                 Ok(Some(_)) | Err(OpError::Corrupt(_)) => {
-                    tx.exec(&WAKE, &[id.into(), now.0.into()]).await?;
+                    tx.send(&WAKE, &[id.into(), now.0.into()]).await?;
                     continue;
                 }
                 Err(error) => return Err(error),
