@@ -174,6 +174,22 @@ pub(crate) async fn load(tx: &mut Tx<'_>, id: RequestId) -> Result<Option<Loaded
     Ok(Some(loaded(&row)?))
 }
 
+/// The same for several at once. Each has an answer of its own, as what cannot be read concerns itself alone.
+pub(crate) async fn load_all(tx: &mut Tx<'_>, ids: &[RequestId]) -> Result<Vec<Result<Option<Loaded>, OpError>>, OpError> {
+    let queries: Vec<(&'static Stmt, Vec<Val>)> = ids.iter().map(|id| loading(*id)).collect();
+    Ok(tx.several(&queries).await?.iter().map(|rows| loaded_from(rows)).collect())
+}
+
+/// The question of [`load`], to be asked together with others.
+pub(crate) fn loading(id: RequestId) -> (&'static Stmt, Vec<Val>) {
+    (&LOAD, vec![id.into()])
+}
+
+/// Its answer.
+pub(crate) fn loaded_from(rows: &[Row]) -> Result<Option<Loaded>, OpError> {
+    rows.first().map(loaded).transpose()
+}
+
 /// Loads a run that is only to be shown.
 pub(crate) async fn read(tx: &mut Tx<'_>, id: RequestId) -> Result<Option<Loaded>, OpError> {
     let Some(row) = tx.row(&READ, &[id.into()]).await? else { return Ok(None) };
