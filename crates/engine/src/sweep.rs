@@ -26,6 +26,7 @@ use tracing::{info, warn};
 
 use crate::Engine;
 use crate::registry::Bound;
+use crate::restored::Unknown;
 
 /// Pages of an inventory at most; more is a fault of the backend's paging.
 const PAGES_AT_MOST: usize = 10_000;
@@ -116,7 +117,7 @@ impl Engine {
             .collect();
         let limit = 5.max(inventory.total / 50);
         if unknown && !wanted.is_empty() {
-            inventory.alarm = Some("an own tag without a ledger row was found; nothing is released here".to_owned());
+            inventory.alarm = Some("an own tag without a ledger row was found, as after a restore; nothing is released here: see `provisor admin after-restore`".to_owned());
         } else if wanted.len() > limit {
             inventory.alarm = Some(format!("{} objects would be released, more than {limit}; nothing is released", wanted.len()));
         } else if !dry_run {
@@ -132,6 +133,18 @@ impl Engine {
             warn!(cluster = %view.spec.name, alarm, "the sweep stopped itself");
         }
         Ok(inventory)
+    }
+
+    /// What bears our tag at a cluster and is in no ledger (H41).
+    pub(crate) async fn unknown_on(&self, view: &ClusterView) -> Result<Vec<Unknown>, OpError> {
+        let inventory = self.compare(view).await?;
+        let unknown = |found: Found| Unknown {
+            cluster: view.spec.name.clone(),
+            kind: found.kind,
+            provider_id: found.provider_id,
+            tag: found.tag,
+        };
+        Ok(inventory.orphaned.into_iter().filter(|(row, _)| row.is_none()).map(|(_, found)| unknown(found)).collect())
     }
 
     async fn mark(

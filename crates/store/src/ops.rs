@@ -18,6 +18,7 @@ pub mod quota;
 pub mod readers;
 pub mod reappeared;
 pub mod requests;
+pub mod restored;
 pub mod roles;
 pub mod save;
 pub mod settle;
@@ -34,6 +35,7 @@ pub const ALL_STATEMENTS: &[(&str, &[&Stmt])] = &[
     ("quota", quota::STATEMENTS),
     ("readers", readers::STATEMENTS),
     ("requests", requests::STATEMENTS),
+    ("restored", restored::STATEMENTS),
     ("roles", roles::STATEMENTS),
     ("stats", stats::STATEMENTS),
     ("tenants", tenants::STATEMENTS),

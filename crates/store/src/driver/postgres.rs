@@ -29,11 +29,13 @@ use crate::tx::{Answer, Tx};
 mod connection;
 mod faults;
 mod open;
+mod tools;
 mod values;
 
 use connection::{Connection, Outcome};
 use open::Address;
 pub use open::{PostgresError, check_url};
+pub use tools::tool_environment;
 pub use values::numbered;
 
 /// Operations that may wait; more callers wait for room.
