@@ -29,6 +29,7 @@ use crate::tx::{Answer, Tx};
 mod connection;
 mod faults;
 mod open;
+mod tls;
 mod tools;
 mod values;
 
@@ -41,6 +42,7 @@ pub use values::numbered;
 /// Operations that may wait; more callers wait for room.
 const QUEUE_LIMIT: usize = 4096;
 const READ_QUEUE_LIMIT: usize = 1024;
+const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 /// How often a transaction that others were in the way of is run again.
 const AGAIN_LIMIT: u32 = 8;
 /// The first pause before that; it doubles.
@@ -58,11 +60,20 @@ pub struct Lanes {
     /// Operations in one commit at most; 1 folds nothing. More than 64 savepoints in a transaction slow the
     /// whole server down.
     pub group: usize,
+    /// Longest time of one statement; the server ends it then.
+    pub statement_limit: Duration,
+}
+
+impl Lanes {
+    /// So many connections that write and that read, and operations in one commit.
+    pub const fn of(writers: usize, readers: usize, group: usize) -> Self {
+        Self { writers, readers, group, statement_limit: STATEMENT_LIMIT }
+    }
 }
 
 impl Default for Lanes {
     fn default() -> Self {
-        Self { writers: 4, readers: 4, group: 1 }
+        Self::of(4, 4, 1)
     }
 }
 
@@ -90,7 +101,7 @@ impl Postgres {
 
     /// The same with other numbers, and with the caller's clock for tests that compare drivers.
     pub fn open_with(url: &str, lanes: Lanes, clock: Option<Clock>) -> Result<Self, OpenError> {
-        let address = Address::parse(url)?;
+        let address = Address::parse(url, lanes.statement_limit)?;
         let clock = Arc::new(Carried::new(clock));
         let (writes, write_queue) = mpsc::channel(QUEUE_LIMIT);
         let (reads, read_queue) = mpsc::channel(READ_QUEUE_LIMIT);

@@ -46,6 +46,9 @@ impl Fault {
         if *said.code() == SqlState::LOCK_NOT_AVAILABLE {
             return Self::Busy(text);
         }
+        if *said.code() == SqlState::QUERY_CANCELED {
+            return Self::Refused(format!("a statement took longer than it may: {text}"));
+        }
         let code = said.code().code();
         // A server that is not the writing one any more, and statements prepared before a change of the schema.
         let is_stale = *said.code() == SqlState::FEATURE_NOT_SUPPORTED && text.contains("cached plan");

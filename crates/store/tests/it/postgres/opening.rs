@@ -49,7 +49,8 @@ fn wrong_urls_are_refused() {
     assert!(matches!(refusal("postgres:///database"), PostgresError::Url { .. }));
     let error = refusal("postgres://provisor:hunter2@127.0.0.1:1/database");
     assert!(matches!(&error, PostgresError::Unreachable { place, .. } if place == "127.0.0.1:1/database"), "{error}");
-    assert_eq!(refusal("postgres://provisor:hunter2@127.0.0.1:1/database?sslmode=require"), PostgresError::Tls);
+    let error = refusal("postgres://provisor:hunter2@127.0.0.1:1/database?sslmode=verify-full&sslrootcert=/no/such");
+    assert!(matches!(&error, PostgresError::Url { reason } if reason.contains("/no/such cannot be read")), "{error}");
 }
 
 #[test]
