@@ -9,6 +9,7 @@ pub mod admit;
 pub mod claim;
 pub mod clusters;
 pub mod command;
+pub mod drift;
 pub mod heartbeat;
 pub mod ledger;
 pub mod log;
@@ -43,6 +44,7 @@ pub const ALL_STATEMENTS: &[(&str, &[&Stmt])] = &[
     ("admit", admit::STATEMENTS),
     ("claim", claim::STATEMENTS),
     ("command", command::STATEMENTS),
+    ("drift", drift::STATEMENTS),
     ("heartbeat", heartbeat::STATEMENTS),
     ("place", place::STATEMENTS),
     ("reappeared", reappeared::STATEMENTS),

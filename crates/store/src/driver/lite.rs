@@ -28,6 +28,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__first", include_str!("../../migrations/sqlite/V1__first.sql")),
     ("V2__roles", include_str!("../../migrations/sqlite/V2__roles.sql")),
+    ("V3__drift", include_str!("../../migrations/sqlite/V3__drift.sql")),
 ];
 
 /// Why a store could not be opened: what and where, in one line.
