@@ -317,8 +317,18 @@ impl RawTx for LiteTx<'_> {
         ready(self.rows_now(stmt, params))
     }
 
-    fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: &'a [Vec<Val>]) -> Answer<'a, u64> {
-        ready(self.batch_now(stmt, rows).map_err(|e| database(&e)))
+    fn several<'a>(&'a mut self, queries: &'a [(&'static Stmt, Vec<Val>)]) -> Answer<'a, Vec<Vec<Row>>> {
+        ready(queries.iter().map(|(stmt, params)| self.rows_now(stmt, params)).collect())
+    }
+
+    fn send<'a>(&'a mut self, stmt: &'static Stmt, params: &'a [Val], expected: Option<u64>) -> Answer<'a, ()> {
+        let changed = self.exec_now(stmt, params).map_err(|e| database(&e));
+        let fits = |changed: u64| expected.is_none_or(|expected| expected == changed);
+        ready(changed.and_then(|changed| if fits(changed) { Ok(()) } else { Err(OpError::Fenced) }))
+    }
+
+    fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: &'a [Vec<Val>]) -> Answer<'a, ()> {
+        ready(self.batch_now(stmt, rows).map(drop).map_err(|e| database(&e)))
     }
 
     fn now(&mut self) -> Answer<'_, Timestamp> {

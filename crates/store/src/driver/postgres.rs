@@ -29,6 +29,7 @@ use crate::tx::{Answer, Tx};
 mod connection;
 mod faults;
 mod open;
+mod pipe;
 mod tls;
 mod tools;
 mod values;
@@ -156,10 +157,10 @@ impl Driver for Postgres {
 }
 
 /// Opens the database and looks at its clock, so that [`Postgres::now`] has something to carry on.
-async fn first_look(address: &Address, clock: &Carried) -> Result<(), PostgresError> {
+async fn first_look(address: &Address, clock: &Arc<Carried>) -> Result<(), PostgresError> {
     address.open().await?;
-    let mut connection = Connection::new(address.connect().await?);
-    connection.look(clock).await.map_err(|reason| address.database(reason))
+    let mut connection = Connection::new(address.connect().await?, Arc::clone(clock));
+    connection.look().await.map_err(|reason| address.database(reason))
 }
 
 async fn run_lanes(
@@ -221,18 +222,17 @@ impl Lane {
     }
 
     async fn look(&mut self) {
-        let clock = Arc::clone(&self.clock);
         let Ok(connection) = self.connected().await else { return };
-        if connection.look(&clock).await.is_err() {
+        if connection.look().await.is_err() {
             self.connection = None;
         }
     }
 
     /// The open connection, or a new one.
     async fn connected(&mut self) -> Result<&mut Connection, OpError> {
-        if self.connection.as_ref().is_none_or(|c| c.client.is_closed()) {
+        if self.connection.as_ref().is_none_or(Connection::is_closed) {
             let client = self.address.connect().await.map_err(|e| OpError::Database(e.to_string()))?;
-            self.connection = Some(Connection::new(client));
+            self.connection = Some(Connection::new(client, Arc::clone(&self.clock)));
         }
         self.connection.as_mut().ok_or_else(|| OpError::Database("there is no connection".to_owned()))
     }
@@ -291,12 +291,11 @@ impl Lane {
     }
 
     async fn attempt_as(&mut self, jobs: &[&dyn Job], reading: bool) -> Outcome {
-        let clock = Arc::clone(&self.clock);
         let connection = match self.connected().await {
             Ok(connection) => connection,
             Err(error) => return Outcome::Done(jobs.iter().map(|_| Err(error.clone())).collect()),
         };
-        let outcome = connection.transact(jobs, reading, &clock).await;
+        let outcome = connection.transact(jobs, reading).await;
         if matches!(outcome, Outcome::Lost(_) | Outcome::Unknown(_)) {
             self.connection = None;
         }
