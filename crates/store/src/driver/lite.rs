@@ -19,7 +19,7 @@ use crate::tx::{Answer, RawTx, Stmt, Tx};
 use crate::value::{Row, Val};
 
 /// In the header of our files, so that somebody else's database is not taken for ours: "Pvsr".
-const APPLICATION_ID: i32 = 0x5076_7372;
+pub(crate) const APPLICATION_ID: i32 = 0x5076_7372;
 /// Statements that each connection keeps prepared; more than there are.
 const CACHED_STATEMENTS: usize = 512;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,6 +28,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__first", include_str!("../../migrations/sqlite/V1__first.sql")),
     ("V2__roles", include_str!("../../migrations/sqlite/V2__roles.sql")),
+    ("V3__drift", include_str!("../../migrations/sqlite/V3__drift.sql")),
 ];
 
 /// Why a store could not be opened: what and where, in one line.

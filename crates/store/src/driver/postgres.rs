@@ -33,11 +33,13 @@ mod faults;
 mod open;
 mod pipe;
 mod tls;
+mod tools;
 mod values;
 
 use connection::{Connection, Outcome};
 use open::Address;
 pub use open::{PostgresError, check_url};
+pub use tools::tool_environment;
 pub use values::numbered;
 
 /// Operations that may wait; more callers wait for room.

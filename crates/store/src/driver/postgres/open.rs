@@ -21,6 +21,7 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(15);
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__first", include_str!("../../../migrations/postgres/V1__first.sql")),
     ("V2__roles", include_str!("../../../migrations/postgres/V2__roles.sql")),
+    ("V3__drift", include_str!("../../../migrations/postgres/V3__drift.sql")),
 ];
 
 /// What every session of ours is set to. A transaction that stands still is ended by the server, because it
