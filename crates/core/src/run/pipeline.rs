@@ -10,6 +10,9 @@ use crate::lifecycle::{State, Step};
 use crate::time::{Span, Timestamp};
 use crate::workflow::call::{Call, CallKey, Task, Work};
 
+/// The operation that brings the access details of a managed service (SPEC 3.8).
+const AWAIT_INPUT: &str = "await_input";
+
 /// Where an operation stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
@@ -117,7 +120,7 @@ impl Run {
                     }
                     match operation.next_at.filter(|at| *at > m.now) {
                         Some(at) => d.wake(at),
-                        None if operation.planned.awaits_input => self.await_input(place, index, m),
+                        None if self.takes_input(operation) => self.await_input(place, index, m),
                         None => self.start_try(place, index, m, d),
                     }
                 }
@@ -155,6 +158,11 @@ impl Run {
             of_name.peek().is_none() || of_name.all(|o| o.status == OperationStatus::Succeeded)
         };
         cleared && operation.planned.after.iter().all(done)
+    }
+
+    /// It is a person's, or a person has given by hand what the cluster would give: then that holds.
+    fn takes_input(&self, operation: &Operation) -> bool {
+        operation.planned.awaits_input || (operation.planned.name == AWAIT_INPUT && self.manual_input.is_some())
     }
 
     /// An operation that a person does: nothing is called; it is done once the input is there (SPEC 3.8).
