@@ -6,6 +6,7 @@ mod apply;
 mod failover;
 mod house;
 mod lifecycle;
+mod managed;
 mod openstack;
 mod outside;
 mod process;

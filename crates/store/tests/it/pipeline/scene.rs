@@ -15,7 +15,8 @@ use provisor_core::workflow::plan::PLAN_VERSION;
 use provisor_core::workflow::{Answer, Call, Made, Plan, Planned, Planner, Reply, Task};
 use provisor_core::{Class, ClusterId, Failure, RequestId, Run, Span, Spec, State, Timestamp};
 use provisor_store::clock::ManualClock;
-use provisor_store::driver::{Driver, Faulty, Inline, Sqlite};
+use provisor_store::driver::postgres::Lanes;
+use provisor_store::driver::{Driver, Faulty, Inline, Postgres, Sqlite};
 use provisor_store::ops::admit::{Admit, Idempotency};
 use provisor_store::ops::claim::{Batch, Claim, Claimed};
 use provisor_store::ops::clusters::{ClusterView, CreateCluster, GetCluster, SetHealth};
@@ -108,6 +109,17 @@ impl Scene {
         let clock = ManualClock::new(START);
         let driver = Inline::in_memory(clock.clock()).unwrap();
         Self::over(Arc::new(driver), clock, None)
+    }
+
+    /// `None` on a machine without PostgreSQL.
+    pub fn postgres() -> Option<Self> {
+        Self::postgres_with(crate::postgres::FEW)
+    }
+
+    pub fn postgres_with(lanes: Lanes) -> Option<Self> {
+        let clock = ManualClock::new(START);
+        let driver = Postgres::open_with(&crate::postgres::database()?, lanes, Some(clock.clock())).unwrap();
+        Some(Self::over(Arc::new(driver), clock, None))
     }
 
     fn over(driver: Arc<dyn Driver>, clock: Arc<ManualClock>, folder: Option<Folder>) -> Self {
