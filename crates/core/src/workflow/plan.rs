@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::Step;
 use crate::time::Span;
+use crate::workflow::Made;
 
 /// The version of the plan's meaning; a worker claims only plans that it knows.
 pub const PLAN_VERSION: u16 = 1;
@@ -123,4 +124,10 @@ pub trait Planner: Send + Sync {
         action: &str,
         spec: &crate::spec::Spec,
     ) -> Result<Plan, crate::failure::Failure>;
+    /// What an operation brings that asks nobody, so that no call is needed to know it. Such an operation is over
+    /// in the decision that begins it: there is nothing at a backend that a crash could leave behind.
+    fn answer(&self, cluster: crate::id::ClusterId, operation: &str, spec: &crate::spec::Spec) -> Option<Made> {
+        let _ = (cluster, operation, spec);
+        None
+    }
 }

@@ -128,18 +128,24 @@ impl Provider for Manual {
         Ok(Plan { version: PLAN_VERSION, operations: vec![confirm, done] })
     }
 
+    fn answer(&self, operation: &str, spec: &Spec) -> Option<Made> {
+        match operation {
+            "reserve" | "mark_active" | "mark_suspended" => Some(Made::default()),
+            "await_input" => self.given(spec).map(|endpoints| Made { endpoints: endpoints.clone(), ..Made::default() }),
+            "probe_url" if spec.probes.as_ref().is_none_or(|p| p.http.is_none()) => Some(Made::default()),
+            _ => None,
+        }
+    }
+
     async fn identity(&self) -> Result<String, Failure> {
         Ok(self.identity.clone())
     }
 
     async fn perform(&self, work: &Work) -> Result<Progress, Failure> {
         if work.operation == "await_input" {
-            // Planned as a call only where it was given; a change of the cluster may have taken it away since.
-            let endpoints = self.given(&work.spec).cloned().ok_or_else(|| {
-                let text = "the cluster's settings.inputs does not name this product any more";
-                Failure::new(Class::Transient, "no_input", text)
-            })?;
-            return Ok(Progress::Done(Made { endpoints, ..Made::default() }));
+            // Where it is given there is no call; a change of the cluster has taken it away since it was planned.
+            let text = "the cluster's settings.inputs does not name this product any more";
+            return Err(Failure::new(Class::Transient, "no_input", text));
         }
         if let ("probe_url", Some(wish)) = (work.operation.as_str(), work.spec.probes.as_ref().and_then(|p| p.http.as_ref())) {
             let url = web(&work.endpoints)
