@@ -24,6 +24,9 @@ use fail::{Exit, Fail};
 use output::{Format, Out};
 use session::Session;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What `api` and `worker` say on SQLite.
 const NEEDS_POSTGRES: &str =
     "a process of its own for this role needs PostgreSQL, which this version does not offer yet; use `provisor serve`";

@@ -15,6 +15,7 @@ pub struct Plan {
     /// See [`PLAN_VERSION`].
     pub version: u16,
     /// In order of their steps; `after` names earlier ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<Planned>,
 }
 
@@ -37,8 +38,10 @@ pub struct Planned {
     pub step: Step,
     /// Names of operations of this plan that must have succeeded first. An operation also waits for all
     /// earlier steps. What it made is released before what they made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<String>,
     /// The kind of resource that it makes; `None` when it makes nothing that needs releasing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub makes: Option<String>,
     /// What its retry does.
     pub on_retry: OnRetry,
@@ -47,10 +50,10 @@ pub struct Planned {
     /// Longest time one call of it may be under way before its answer counts as lost.
     pub call_limit: Span,
     /// Waits for a person instead of a backend (kind managed): has no deadline.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub awaits_input: bool,
     /// Tells apart several operations of one name in a plan (one rule for each port, say).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<String>,
 }
 
