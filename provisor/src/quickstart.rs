@@ -11,11 +11,12 @@ use crate::cli::apply::{self, manifest::Manifest, send};
 use crate::cli::watch::{Feed, Goal, Show, follow};
 use crate::cli::{Global, Quickstart, timeline};
 use crate::config::load::Source;
-use crate::config::{Config, Settings};
+use crate::config::{Config, Database, Settings};
 use crate::fail::Fail;
 use crate::output::{Colour, Format, Out, put};
 use crate::serve::{self, Signals};
 use crate::session::{Session, TOKEN_FILE, reachable};
+use crate::wiring::Role;
 
 /// The example.
 pub(crate) const EXAMPLE: &str = include_str!("../../examples/quickstart.yaml");
@@ -37,9 +38,14 @@ pub(crate) async fn run(global: &Global, asked: &Quickstart) -> Result<(), Fail>
     crate::telemetry::start(settings.log_format, &settings.log_level);
     let mut signals = Signals::catch()?;
     let out = Out::new(Format::Table, global.quiet);
-    let mut server = serve::start(&settings).await?;
-    out.line(&format!("Serving on http://{} with everything in {}.\n", server.address, settings.data_dir.display()))?;
-    let session = Session { client: client(&server.address.to_string(), &settings)?, out };
+    let mut server = serve::start(&settings, Role::Serve).await?;
+    let address = server.address.map_or_else(String::new, |a| a.to_string());
+    let place = match &settings.database {
+        Database::Sqlite(_) => format!("everything in {}", settings.data_dir.display()),
+        Database::Postgres(_) => format!("the data in {} and the rest in {}", settings.database, settings.data_dir.display()),
+    };
+    out.line(&format!("Serving on http://{} with {place}.\n", address))?;
+    let session = Session { client: client(&address, &settings)?, out };
     let shown = tokio::select! {
         biased;
         _ = signals.next() => None,

@@ -112,4 +112,19 @@ fn a_managed_service_whose_details_are_always_the_same_does_not_pause() {
     let bad = text.replace("https://licence.example", "licence").replace("name: desk", "name: desk2");
     let refused = server.apply(&bad, &[]).exits(3);
     assert!(refused.err.contains("settings/inputs/licence/endpoints/0/url"), "{refused:?}");
+
+fn a_queued_request_says_that_its_tenant_has_enough_in_work() {
+    let server = Server::start();
+    let slow = world(", faults: [{operation: create_server, kind: hang, request_name: slow}]")
+        .replace("storage_gb: 400}", "storage_gb: 400}, max_concurrent: 1");
+    server.apply(&format!("{slow}requests:\n{}", vps("slow", "")), &[]).exits(0);
+    let at_work = || server.run(&["get", "slow", "-o", "json"]).exits(0).json()["state"] == "allocating";
+    let begin = std::time::Instant::now();
+    while !at_work() {
+        assert!(begin.elapsed() < crate::house::LIMIT, "slow does not begin");
+    }
+    server.apply(&format!("requests:\n{}", vps("next", "")), &[]).exits(0);
+    let next = server.run(&["get", "next", "-o", "json"]).exits(0).json();
+    assert_eq!(next["waiting_for"]["reason"], "tenant_limit", "{next:#}");
+    assert!(next["waiting_for"]["detail"].as_str().unwrap().contains("max_concurrent"));
 }

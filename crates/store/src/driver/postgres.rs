@@ -33,7 +33,7 @@ mod values;
 
 use connection::{Connection, Outcome};
 use open::Address;
-pub use open::PostgresError;
+pub use open::{PostgresError, check_url};
 pub use values::numbered;
 
 /// Operations that may wait; more callers wait for room.

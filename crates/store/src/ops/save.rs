@@ -543,6 +543,7 @@ impl super::requests::RequestView {
             events: loaded.events,
             published: loaded.published,
             updated_at: now,
+            tenant_is_full: false,
         }
     }
 }

@@ -17,7 +17,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const SILENCE_LIMIT: Duration = Duration::from_secs(15);
 
 /// The migrations, in order; forwards only. `migrations_are_all_listed` compares with the folder.
-const MIGRATIONS: &[(&str, &str)] = &[("V1__first", include_str!("../../../migrations/postgres/V1__first.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("V1__first", include_str!("../../../migrations/postgres/V1__first.sql")),
+    ("V2__roles", include_str!("../../../migrations/postgres/V2__roles.sql")),
+];
 
 /// What every session of ours is set to. A transaction that stands still is ended by the server, because it
 /// holds up the log's horizon and its locks hold up others.
@@ -110,6 +113,11 @@ pub enum PostgresError {
     },
 }
 
+/// Whether a URL can be used at all, without connecting.
+pub fn check_url(url: &str) -> Result<(), PostgresError> {
+    Address::parse(url).map(drop)
+}
+
 /// Where and how to connect.
 #[derive(Clone)]
 pub(super) struct Address {
@@ -123,6 +131,11 @@ impl Address {
         let mut config: Config = url.parse().map_err(|e: tokio_postgres::Error| refused(faults::text(&e)))?;
         if config.get_hosts().is_empty() {
             return Err(refused("it names no host, such as postgres://user:password@host:5432/database".to_owned()));
+        }
+        let split = |host: &Host| matches!(host, Host::Tcp(name) if name.contains('@'));
+        if config.get_hosts().iter().any(split) {
+            // Why so few words: what stands before it is a part of the password.
+            return Err(refused("the password holds an @, which must be written as %40".to_owned()));
         }
         if config.get_ssl_mode() == SslMode::Require {
             return Err(PostgresError::Tls);
@@ -151,8 +164,10 @@ impl Address {
     /// The first connection: checks the server, then migrates.
     pub(super) async fn open(&self) -> Result<(), PostgresError> {
         let (mut client, link) = self.config.connect(NoTls).await.map_err(|e| self.connect_error(&e))?;
+        // It is told at the greeting, so an old server is not asked for what it may not know.
+        let version = link.parameter("server_version").unwrap_or_default().to_owned();
         let task = tokio::spawn(link);
-        let opened = match self.check(&client).await {
+        let opened = match self.check(&client, &version).await {
             Ok(()) => self.migrate(&mut client).await,
             Err(error) => Err(error),
         };
@@ -163,11 +178,11 @@ impl Address {
     }
 
     /// Before our own settings: the server's must not be weaker than we think.
-    async fn check(&self, client: &Client) -> Result<(), PostgresError> {
+    async fn check(&self, client: &Client, version: &str) -> Result<(), PostgresError> {
         let place = || self.place.clone();
-        let version = self.ask_text(client, "show server_version_num").await?;
-        if version.parse::<i64>().unwrap_or(0) / 10_000 < OLDEST {
-            return Err(PostgresError::TooOld { place: place(), found: self.ask_text(client, "show server_version").await? });
+        let digits = version.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(version.len());
+        if version.get(..digits).and_then(|major| major.parse::<i64>().ok()).unwrap_or(0) < OLDEST {
+            return Err(PostgresError::TooOld { place: place(), found: version.to_owned() });
         }
         let needed: [(&'static str, &[&str], &'static str); 3] = [
             ("fsync", &["on"], "on"),
@@ -286,5 +301,7 @@ mod tests {
         assert_eq!(Address::parse("postgres://h/db?sslmode=require").err(), Some(PostgresError::Tls));
         assert!(matches!(Address::parse("what is this"), Err(PostgresError::Url { .. })));
         assert!(matches!(Address::parse("postgres:///db"), Err(PostgresError::Url { .. })));
+        let split = Address::parse("postgres://me:sec@ret@db.example/x").err().map(|e| e.to_string()).unwrap();
+        assert!(split.contains("%40") && !split.contains("sec") && !split.contains("ret"), "{split}");
     }
 }

@@ -8,7 +8,7 @@ use provisor_core::cluster::{ClusterSpec, Health, HealthState};
 use provisor_core::event::Actor;
 use provisor_core::id::{Id, Named};
 use provisor_core::lifecycle::Step;
-use provisor_core::run::Command;
+use provisor_core::run::{Command, ManualInput};
 use provisor_core::spec::{Seal, Sealed};
 use provisor_core::tenant::TenantSpec;
 use provisor_core::workflow::plan::PLAN_VERSION;
@@ -242,12 +242,18 @@ impl Scene {
         }
     }
 
-    /// Claims and drives everything until a request is in a state; time goes on when nothing is due.
+    /// Claims and drives everything until a request is in a state; time goes on when nothing is due, and a person
+    /// confirms what is asked (H17).
     pub async fn until(&self, id: RequestId, state: State) -> Run {
         for _ in 0..2000 {
             let run = self.run_of(id).await;
             if run.state == state {
                 return run;
+            }
+            if run.confirmation.as_ref().is_some_and(|c| c.given.is_none()) {
+                let yes = ManualInput { endpoints: Vec::new(), credentials: None };
+                self.ask(id, Command::ManualInput(yes)).await.unwrap();
+                continue;
             }
             let batch = self.claim("hands", 64).await;
             let (busy, due) = (batch.busy, batch.next_due);
