@@ -4,6 +4,7 @@
 //! updates with an event each. One writer folds whatever waits into one commit. There is no validation, no
 //! login, no leases, no timers, no readers.
 
+mod postgres;
 mod sqlite;
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use axum::routing::post;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::options::Floor;
-use crate::{BenchError, Done, io};
+use crate::{Done, io};
 
 /// Changes that may wait for the writer.
 const QUEUE_LIMIT: usize = 4096;
@@ -37,14 +38,17 @@ pub(crate) struct Change {
 /// Serves until it is ended.
 pub(crate) fn run(floor: &Floor) -> Done {
     let (changes, queue) = mpsc::channel(QUEUE_LIMIT);
-    if floor.postgres {
-        return Err(BenchError::Usage("there is no PostgreSQL floor in this build".to_owned()));
-    }
-    let writer = sqlite::start(&floor.at, queue)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(io("a runtime"))?;
-    runtime.block_on(serve(changes, &floor.listen_file))?;
-    drop(writer);
-    Ok(())
+    if floor.postgres {
+        runtime.block_on(async {
+            postgres::start(&floor.at, queue).await?;
+            serve(changes, &floor.listen_file).await
+        })
+    } else {
+        // Its thread ends with the queue.
+        drop(sqlite::start(&floor.at, queue)?);
+        runtime.block_on(serve(changes, &floor.listen_file))
+    }
 }
 
 async fn serve(changes: mpsc::Sender<Change>, file: &std::path::Path) -> Done {

@@ -21,22 +21,40 @@ use crate::system::System;
 use crate::{BenchError, Done, world};
 
 /// Not measured: connections, caches, the first pages of the database.
-const WARM_UP: Duration = Duration::from_secs(2);
+const WARM_UP: Duration = Duration::from_secs(1);
 /// A request that takes longer is an error.
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 
-/// What one measurement brought.
-#[derive(Debug)]
+/// What one measurement brought, or several of the same together.
+#[derive(Debug, Default)]
 pub(crate) struct Measured {
     pub(crate) seconds: f64,
-    /// In milliseconds, sorted; one of each completed request.
+    /// In milliseconds; one of each completed request.
     pub(crate) latencies_ms: Vec<f64>,
     /// CPU time of the system in the measured window.
     pub(crate) cpu_ms: f64,
+    /// CPU time of its database's server.
+    pub(crate) database_cpu_ms: f64,
     /// Flushes of the data's disk by whomever, in the measured window.
     pub(crate) device_flushes: Option<u64>,
-    /// Cores taken by other work meanwhile.
-    pub(crate) others: f64,
+    /// CPU time that other work took meanwhile.
+    pub(crate) others_ms: f64,
+}
+
+impl Measured {
+    /// Takes in a further round.
+    pub(crate) fn add(&mut self, round: Self) {
+        self.device_flushes = if self.seconds == 0.0 {
+            round.device_flushes
+        } else {
+            self.device_flushes.zip(round.device_flushes).map(|(a, b)| a + b)
+        };
+        self.seconds += round.seconds;
+        self.latencies_ms.extend(round.latencies_ms);
+        self.cpu_ms += round.cpu_ms;
+        self.database_cpu_ms += round.database_cpu_ms;
+        self.others_ms += round.others_ms;
+    }
 }
 
 /// Who waits for which request.
@@ -111,9 +129,7 @@ async fn drive(system: &mut System, concurrency: usize, options: &Options) -> Do
     if let Some(follower) = follower {
         follower.abort();
     }
-    let mut latencies_ms = shared.latencies.take();
-    latencies_ms.sort_by(f64::total_cmp);
-    Ok(machine::measured(&before, &after, latencies_ms))
+    Ok(machine::measured(&before, &after, shared.latencies.take()))
 }
 
 async fn client(shared: Rc<Shared>) -> Done {

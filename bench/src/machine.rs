@@ -16,6 +16,8 @@ pub(crate) struct Usage {
     at: Instant,
     /// Of the system and all its children.
     system_ticks: u64,
+    /// Of its database's server.
+    database_ticks: u64,
     /// Of the load generator.
     own_ticks: u64,
     /// Of everything on the machine.
@@ -25,13 +27,11 @@ pub(crate) struct Usage {
 
 impl Usage {
     pub(crate) fn now(system: &System) -> Done<Self> {
-        let mut system_ticks = 0;
-        for pid in system.processes() {
-            system_ticks += ticks(&format!("/proc/{pid}/stat")).unwrap_or(0);
-        }
+        let of = |pids: Vec<u32>| pids.iter().filter_map(|pid| ticks(&format!("/proc/{pid}/stat"))).sum();
         Ok(Self {
             at: Instant::now(),
-            system_ticks,
+            system_ticks: of(system.processes()),
+            database_ticks: of(system.database_processes()),
             own_ticks: ticks("/proc/self/stat").unwrap_or(0),
             all_ticks: busy()?,
             flushes: flushes(&system.folder),
@@ -43,14 +43,16 @@ impl Usage {
 pub(crate) fn measured(before: &Usage, after: &Usage, latencies_ms: Vec<f64>) -> Measured {
     let seconds = (after.at - before.at).as_secs_f64();
     let system = (after.system_ticks - before.system_ticks) as f64 / TICKS_PER_SECOND;
+    let database = after.database_ticks.saturating_sub(before.database_ticks) as f64 / TICKS_PER_SECOND;
     let own = (after.own_ticks - before.own_ticks) as f64 / TICKS_PER_SECOND;
     let all = (after.all_ticks - before.all_ticks) as f64 / TICKS_PER_SECOND;
     Measured {
         seconds,
         latencies_ms,
         cpu_ms: system * 1000.0,
+        database_cpu_ms: database * 1000.0,
         device_flushes: before.flushes.zip(after.flushes).map(|(b, a)| a.saturating_sub(b)),
-        others: ((all - own - system) / seconds).max(0.0),
+        others_ms: (all - own - system - database).max(0.0) * 1000.0,
     }
 }
 

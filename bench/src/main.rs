@@ -60,13 +60,24 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Done {
     // Why one thread: the generator must not take a second core from what it measures.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io("a runtime"))?;
-    let mut report = report::Report::begin(options)?;
+    let mut report = report::Report::begin()?;
+    let mut systems = Vec::new();
     for name in &options.systems {
-        let mut system = system::System::start(*name, options)?;
-        for concurrency in &options.concurrency {
-            let measured = runtime.block_on(load::measure(&mut system, *concurrency, options))?;
-            report.add(*name, *concurrency, &measured);
+        systems.push(system::System::start(*name, options)?);
+    }
+    // Why in turns: other work on the machine comes and goes, and only what was measured side by side compares.
+    for concurrency in &options.concurrency {
+        let mut sums: Vec<load::Measured> = systems.iter().map(|_| load::Measured::default()).collect();
+        for _ in 0..options.rounds {
+            for (system, sum) in systems.iter_mut().zip(&mut sums) {
+                sum.add(runtime.block_on(load::measure(system, *concurrency, options))?);
+            }
         }
+        for (system, sum) in systems.iter().zip(&sums) {
+            report.add(system.name, *concurrency, sum);
+        }
+    }
+    for system in systems {
         system.stop()?;
     }
     report.finish(options)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::{BenchError, Done};
 
 pub(crate) const USAGE: &str = "\
-provisor-bench run --provisor FILE [--systems NAME,…] [--concurrency N,…] [--seconds S] [--out FILE] [--count-flushes]
+provisor-bench run --provisor FILE [--systems NAME,…] [--concurrency N,…] [--seconds S] [--rounds N] [--out FILE] [--count-flushes]
 provisor-bench floor sqlite|postgres --at FILE|URL --listen-file FILE
 systems: floor-sqlite, sqlite, sqlite-vps, floor-postgres, postgres, postgres-vps";
 
@@ -70,6 +70,8 @@ pub(crate) struct Options {
     pub(crate) concurrency: Vec<usize>,
     /// Length of each measurement.
     pub(crate) length: Duration,
+    /// How often each is made, in turns with the others.
+    pub(crate) rounds: usize,
     /// Where the JSON goes.
     pub(crate) out: Option<PathBuf>,
     /// Count flushes by watching the system calls; it slows everything down, so rates do not count then.
@@ -80,9 +82,10 @@ impl Options {
     pub(crate) fn parse(words: &[&str]) -> Done<Self> {
         let mut options = Self {
             provisor: PathBuf::new(),
-            systems: vec![Name::FloorSqlite, Name::Sqlite, Name::SqliteVps],
+            systems: Name::ALL.iter().map(|(_, name)| *name).collect(),
             concurrency: vec![16, 64, 256],
-            length: Duration::from_secs(8),
+            length: Duration::from_secs(3),
+            rounds: 3,
             out: None,
             count_flushes: false,
         };
@@ -94,6 +97,7 @@ impl Options {
                 "--systems" => options.systems = value()?.split(',').map(name).collect::<Done<_>>()?,
                 "--concurrency" => options.concurrency = value()?.split(',').map(number).collect::<Done<_>>()?,
                 "--seconds" => options.length = Duration::from_secs(number(value()?)? as u64),
+                "--rounds" => options.rounds = number(value()?)?,
                 "--out" => options.out = Some(value()?.into()),
                 "--count-flushes" => options.count_flushes = true,
                 other => return Err(usage(&format!("{other}?"))),

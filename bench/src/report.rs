@@ -24,6 +24,7 @@ struct Row {
     p50_ms: f64,
     p99_ms: f64,
     cpu_ms: f64,
+    database_cpu_ms: f64,
     flushes: Option<f64>,
     others: f64,
 }
@@ -36,11 +37,11 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn begin(_: &Options) -> Done<Self> {
+    pub(crate) fn begin() -> Done<Self> {
         let syncs_per_second = machine::syncs_per_second(&std::env::temp_dir())?;
         let report = Self { rows: Vec::new(), machine: machine::describe(), syncs_per_second };
         say(&format!("4 KiB append and fdatasync, one thread: {syncs_per_second:.0}/s"));
-        say("system           c    req/s  of floor    p50 ms    p99 ms  CPU ms/req  flushes/req  cores of others");
+        say("system            c    req/s  of floor    p50 ms    p99 ms  CPU ms/req  database's  flushes/req  cores of others");
         Ok(report)
     }
 
@@ -48,27 +49,31 @@ impl Report {
     pub(crate) fn add(&mut self, name: Name, concurrency: usize, measured: &Measured) {
         let requests = measured.latencies_ms.len();
         let each = |total: f64| if requests == 0 { f64::NAN } else { total / requests as f64 };
+        let mut latencies_ms = measured.latencies_ms.clone();
+        latencies_ms.sort_by(f64::total_cmp);
         let row = Row {
             name,
             concurrency,
             requests,
             rate: requests as f64 / measured.seconds,
-            p50_ms: percentile(&measured.latencies_ms, 50),
-            p99_ms: percentile(&measured.latencies_ms, 99),
+            p50_ms: percentile(&latencies_ms, 50),
+            p99_ms: percentile(&latencies_ms, 99),
             cpu_ms: each(measured.cpu_ms),
+            database_cpu_ms: each(measured.database_cpu_ms),
             flushes: measured.device_flushes.map(|n| each(n as f64)),
-            others: measured.others,
+            others: measured.others_ms / 1000.0 / measured.seconds,
         };
         let share = self.share(&row).map_or_else(|| "-".to_owned(), |s| format!("{s:.2}"));
         let flushes = row.flushes.map_or_else(|| "-".to_owned(), |f| format!("{f:.2}"));
         say(&format!(
-            "{:<15} {:>3} {:>8.0} {share:>9} {:>9.1} {:>9.1} {:>11.3} {flushes:>12} {:>16.2}",
+            "{:<15} {:>3} {:>8.0} {share:>9} {:>9.1} {:>9.1} {:>11.3} {:>11.3} {flushes:>12} {:>16.2}",
             name.text(),
             concurrency,
             row.rate,
             row.p50_ms,
             row.p99_ms,
             row.cpu_ms,
+            row.database_cpu_ms,
             row.others
         ));
         self.rows.push(row);
@@ -87,6 +92,7 @@ impl Report {
             "machine": self.machine,
             "fdatasync_per_second": self.syncs_per_second.round(),
             "seconds_each": options.length.as_secs(),
+            "rounds": options.rounds,
             "rows": rows,
         });
         let text = serde_json::to_string_pretty(&kept).map_err(|e| BenchError::Wrong(e.to_string()))?;
@@ -103,6 +109,7 @@ impl Report {
             "p50_ms": rounded(row.p50_ms, 100),
             "p99_ms": rounded(row.p99_ms, 100),
             "cpu_ms_per_request": rounded(row.cpu_ms, 1000),
+            "database_cpu_ms_per_request": rounded(row.database_cpu_ms, 1000),
             "flushes_per_request": row.flushes.map(|f| rounded(f, 100)),
             "cores_of_others": rounded(row.others, 100),
         })

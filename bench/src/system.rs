@@ -2,6 +2,7 @@
 //! swept away.
 
 use std::cell::RefCell;
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -25,7 +26,35 @@ pub(crate) struct System {
     /// Requests asked for so far, for their names.
     pub(crate) counter: Rc<RefCell<u64>>,
     child: Child,
+    /// The database's own server, where it has one.
+    database: Option<Database>,
     traced: bool,
+}
+
+/// A private PostgreSQL, which ends with its standard input.
+struct Database {
+    child: Child,
+    url: String,
+}
+
+impl Database {
+    fn start() -> Done<Self> {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../testbeds/postgres/run.sh");
+        let mut command = Command::new("bash");
+        command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().map_err(io("starting PostgreSQL"))?;
+        let mut url = String::new();
+        if let Some(out) = child.stdout.take() {
+            BufReader::new(out).read_line(&mut url).map_err(io("the URL of PostgreSQL"))?;
+        }
+        let url = url.trim().to_owned();
+        if url.is_empty() { Err(BenchError::Wrong("PostgreSQL does not start".to_owned())) } else { Ok(Self { child, url }) }
+    }
+
+    fn stop(mut self) -> Done {
+        drop(self.child.stdin.take());
+        self.child.wait().map(drop).map_err(io("PostgreSQL"))
+    }
 }
 
 impl System {
@@ -33,8 +62,12 @@ impl System {
         let folder = std::env::temp_dir().join(format!("provisor-bench-{}-{}", std::process::id(), name.text()));
         std::fs::create_dir_all(&folder).map_err(io("a folder"))?;
         let mut command = if options.count_flushes { traced(&folder) } else { Command::new("env") };
+        let database = if name.is_postgres() { Some(Database::start()?) } else { None };
+        if let Some(database) = &database {
+            command.env("PROVISOR_DATABASE__URL", &database.url);
+        }
         if name.is_floor() {
-            floor(&mut command, name, &folder)?;
+            floor(&mut command, &folder, database.as_ref())?;
         } else {
             command.arg(&options.provisor).args(["serve", "--data", "data", "--listen", "127.0.0.1:0"]);
             command.args(["--set", "log.level=warn"]);
@@ -44,7 +77,7 @@ impl System {
         let child = command.spawn().map_err(io(format!("starting {}", name.text())))?;
         let address = SocketAddr::from(([0, 0, 0, 0], 0));
         let traced = options.count_flushes;
-        let mut system = Self { name, address, token: String::new(), folder, counter: Rc::default(), child, traced };
+        let mut system = Self { name, address, token: String::new(), folder, counter: Rc::default(), child, database, traced };
         system.address = system.wait_for_address()?;
         if !name.is_floor() {
             let token = system.folder.join("data/admin-token");
@@ -77,7 +110,12 @@ impl System {
     /// The processes whose CPU time counts.
     pub(crate) fn processes(&self) -> Vec<u32> {
         let own = self.child.id();
-        if self.traced { children(own) } else { vec![own] }
+        if self.traced { descendants(own) } else { vec![own] }
+    }
+
+    /// The processes of its database's server.
+    pub(crate) fn database_processes(&self) -> Vec<u32> {
+        self.database.as_ref().map_or_else(Vec::new, |d| descendants(d.child.id()))
     }
 
     /// Ends it politely and sweeps up.
@@ -91,13 +129,24 @@ impl System {
             let told = std::fs::read_to_string(self.folder.join("syscalls")).unwrap_or_default();
             crate::report::say(&format!("{}: {} requests\n{told}", self.name.text(), self.counter.borrow()));
         }
+        if let Some(database) = self.database.take() {
+            database.stop()?;
+        }
         std::fs::remove_dir_all(&self.folder).map_err(io("a folder"))
     }
 }
 
-fn children(of: u32) -> Vec<u32> {
-    let text = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
-    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+/// All processes below one.
+fn descendants(of: u32) -> Vec<u32> {
+    let mut found = vec![of];
+    let mut seen = 0;
+    while let Some(pid) = found.get(seen).copied() {
+        seen += 1;
+        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        found.extend(text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    found.remove(0);
+    found
 }
 
 /// Counts the flushes by their system calls.
@@ -107,14 +156,14 @@ fn traced(folder: &Path) -> Command {
     command
 }
 
-fn floor(command: &mut Command, name: Name, folder: &Path) -> Done {
+fn floor(command: &mut Command, folder: &Path, database: Option<&Database>) -> Done {
     let data = folder.join("data");
     std::fs::create_dir_all(&data).map_err(io("a folder"))?;
     command.arg(std::env::current_exe().map_err(io("the own binary"))?).arg("floor");
-    if name.is_postgres() {
-        return Err(BenchError::Usage("there is no PostgreSQL floor in this build".to_owned()));
-    }
-    command.arg("sqlite").arg("--at").arg(data.join("floor.db"));
+    match database {
+        Some(database) => command.args(["postgres", "--at", &database.url]),
+        None => command.args(["sqlite", "--at"]).arg(data.join("floor.db")),
+    };
     command.arg("--listen-file").arg(data.join("listen"));
     Ok(())
 }

@@ -112,7 +112,9 @@ fn a_managed_service_whose_details_are_always_the_same_does_not_pause() {
     let bad = text.replace("https://licence.example", "licence").replace("name: desk", "name: desk2");
     let refused = server.apply(&bad, &[]).exits(3);
     assert!(refused.err.contains("settings/inputs/licence/endpoints/0/url"), "{refused:?}");
+}
 
+#[test]
 fn a_queued_request_says_that_its_tenant_has_enough_in_work() {
     let server = Server::start();
     let slow = world(", faults: [{operation: create_server, kind: hang, request_name: slow}]")
