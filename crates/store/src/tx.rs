@@ -19,16 +19,27 @@ pub struct Stmt {
     pub text: &'static str,
     /// For PostgreSQL.
     pub postgres: Option<&'static str>,
+    /// For many rows at once on PostgreSQL: each placeholder is an array with one value of each row. Without it
+    /// a batch sends the statement once for each row.
+    pub many: Option<&'static str>,
+}
+
+impl Stmt {
+    /// With a text for many rows at once.
+    #[must_use]
+    pub const fn many(self, text: &'static str) -> Self {
+        Self { many: Some(text), ..self }
+    }
 }
 
 /// A statement that is the same in both databases.
 pub const fn both(text: &'static str) -> Stmt {
-    Stmt { text, postgres: None }
+    Stmt { text, postgres: None, many: None }
 }
 
 /// A statement with a text for each database.
 pub const fn each(text: &'static str, postgres: &'static str) -> Stmt {
-    Stmt { text, postgres: Some(postgres) }
+    Stmt { text, postgres: Some(postgres), many: None }
 }
 
 /// What a driver's transaction can do.
@@ -37,7 +48,8 @@ pub trait RawTx: Send {
     fn exec<'a>(&'a mut self, stmt: &'static Stmt, params: &'a [Val]) -> Answer<'a, u64>;
     /// Runs a query.
     fn rows<'a>(&'a mut self, stmt: &'static Stmt, params: &'a [Val]) -> Answer<'a, Vec<Row>>;
-    /// Runs a statement once for each row of parameters; SQLite in a loop, PostgreSQL pipelined.
+    /// Runs a statement once for each row of parameters; SQLite in a loop, PostgreSQL at once where
+    /// the statement has a text for that, else pipelined.
     fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: &'a [Vec<Val>]) -> Answer<'a, u64>;
     /// The store's clock (H40).
     fn now(&mut self) -> Answer<'_, Timestamp>;

@@ -160,7 +160,7 @@ create index event_tx on event (tx);
 -- after its commit (H34; docs/decisions/0009).
 create table feed (
     place    bigint primary key,
-    position bigint not null unique references event (position),
+    position bigint not null unique,
     tenant   text collate "C" not null
 );
 create index feed_tenant on feed (tenant, place);

@@ -268,7 +268,7 @@ impl Claim {
         let Some(mut loaded) = load(tx, id, now).await? else { return Ok(false) };
         let mut events = Vec::new();
         let mut chance = SplitMix::new((self.context.seeds)());
-        let prerequisites = tx.row(&PREREQUISITES, &[id.into()]).await?;
+        let prerequisites = if loaded.run.depends_on.is_empty() { None } else { tx.row(&PREREQUISITES, &[id.into()]).await? };
         let open = prerequisites.as_ref().map_or(Ok(0), |r| r.int(0))?;
         let ended = prerequisites.as_ref().map_or(Ok(None), |r| r.opt_text(1))?.map(str::parse::<RequestId>);
         let actor = Some(Actor::system("queue"));

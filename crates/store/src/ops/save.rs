@@ -128,7 +128,14 @@ const INSERT: Stmt = both(
      values (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, 1, ?9, ?10, ?11, ?12, ?13, ?14, 0, ?15, ?16, ?16)",
 );
 const INSERT_EVENT: Stmt =
-    both("insert into event (id, subject, version, sequence, kind, tenant, at, body) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)");
+    both("insert into event (id, subject, version, sequence, kind, tenant, at, body) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")
+        // In the order of the rows: positions are handed out as they come.
+        .many(
+            "insert into event (id, subject, version, sequence, kind, tenant, at, body) select n.id, n.subject, n.version, \
+             n.sequence, n.kind, n.tenant, n.at, n.body from unnest(?1::text[], ?2::text[], ?3::bigint[], ?4::bigint[], ?5::text[], \
+             ?6::text[], ?7::bigint[], ?8::text[]) with ordinality as n (id, subject, version, sequence, kind, tenant, at, body, \
+             place) order by n.place",
+        );
 const UPSERT_RESOURCE: Stmt = both(
     "insert into resource (id, request, attempt, cluster, kind, name, tag, provider_id, state, in_doubt, open, created_at, released_at) \
      values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) on conflict (id) do update set \

@@ -165,8 +165,7 @@ impl Connection {
         }
     }
 
-    async fn prepared(&mut self, stmt: &'static Stmt) -> Result<Statement, tokio_postgres::Error> {
-        let text = stmt.postgres.unwrap_or(stmt.text);
+    async fn prepared(&mut self, text: &'static str) -> Result<Statement, tokio_postgres::Error> {
         if let Some(known) = self.statements.get(text) {
             return Ok(known.clone());
         }
@@ -186,17 +185,21 @@ struct PgTx<'c> {
 
 impl PgTx<'_> {
     async fn exec_now(&mut self, stmt: &'static Stmt, params: &[Val]) -> Result<u64, tokio_postgres::Error> {
-        let statement = self.connection.prepared(stmt).await?;
+        let statement = self.connection.prepared(stmt.postgres.unwrap_or(stmt.text)).await?;
         self.connection.client.execute_raw(&statement, params.iter()).await
     }
 
     async fn rows_now(&mut self, stmt: &'static Stmt, params: &[Val]) -> Result<Vec<tokio_postgres::Row>, tokio_postgres::Error> {
-        let statement = self.connection.prepared(stmt).await?;
+        let statement = self.connection.prepared(stmt.postgres.unwrap_or(stmt.text)).await?;
         self.connection.client.query_raw(&statement, params.iter()).await?.try_collect().await
     }
 
     async fn batch_now(&mut self, stmt: &'static Stmt, rows: &[Vec<Val>]) -> Result<u64, tokio_postgres::Error> {
-        let statement = self.connection.prepared(stmt).await?;
+        if let Some(text) = stmt.many {
+            let statement = self.connection.prepared(text).await?;
+            return self.connection.client.execute_raw(&statement, values::columns(rows)).await;
+        }
+        let statement = self.connection.prepared(stmt.postgres.unwrap_or(stmt.text)).await?;
         let mut changed = 0;
         // Few enough that they are sent in order.
         for some in rows.chunks(PIPELINED) {

@@ -50,6 +50,28 @@ impl<'a> FromSql<'a> for Val {
     }
 }
 
+/// One placeholder's values of all rows.
+#[derive(Debug)]
+pub(super) struct Column<'a>(Vec<&'a Val>);
+
+impl ToSql for Column<'_> {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        self.0.as_slice().to_sql(kind, out)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+/// Rows as the columns of a statement for many rows.
+pub(super) fn columns(rows: &[Vec<Val>]) -> Vec<Column<'_>> {
+    let width = rows.first().map_or(0, Vec::len);
+    (0..width).map(|column| Column(rows.iter().filter_map(|row| row.get(column)).collect())).collect()
+}
+
 /// A row as operations see it.
 pub(super) fn row(found: &tokio_postgres::Row) -> Result<Row, OpError> {
     let value = |column| found.try_get::<usize, Val>(column).map_err(|e| OpError::Corrupt(super::faults::text(&e)));
