@@ -1,0 +1,106 @@
+//! The processes of a run: started from the built binary, killed, stopped for a while, started again.
+//!
+//! A process is named by its role and keeps its data folder over its deaths. Only children of this program
+//! are ever signalled, by their ids.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::shell::{Done, Failed};
+
+/// Longest time that a start may take.
+const START_LIMIT: Duration = Duration::from_mins(1);
+
+/// One role of the product as a process.
+pub(crate) struct Process {
+    pub(crate) name: String,
+    binary: PathBuf,
+    folder: PathBuf,
+    arguments: Vec<String>,
+    settings: Vec<(String, String)>,
+    /// Whether it listens, and so says where.
+    listens: bool,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// A process that is not started yet; its folder is below `home`.
+    pub(crate) fn new(home: &Path, binary: &Path, name: &str, role: &str, settings: &[(String, String)]) -> Self {
+        let listens = role != "worker";
+        let mut arguments: Vec<String> = [role, "--data", name].map(str::to_owned).into();
+        if listens {
+            arguments.extend(["--listen", "127.0.0.1:0"].map(str::to_owned));
+        }
+        let (binary, folder) = (binary.to_owned(), home.to_owned());
+        Self { name: name.to_owned(), binary, folder, arguments, settings: settings.to_vec(), listens, child: None }
+    }
+
+    fn listen(&self) -> PathBuf {
+        self.folder.join(&self.name).join("listen")
+    }
+
+    /// Starts it and waits until it says where it listens.
+    pub(crate) fn start(&mut self) -> Done {
+        let wrong = |what: &str, e: std::io::Error| Failed::new(format!("{what}: {e}"));
+        // The address of the dead would be taken for that of the next.
+        let _ = std::fs::remove_file(self.listen());
+        let path = self.folder.join(format!("{}.log", self.name));
+        let log = std::fs::File::options().create(true).append(true).open(&path).map_err(|e| wrong("the log", e))?;
+        let mut command = Command::new(&self.binary);
+        for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("PROVISOR_")) {
+            command.env_remove(name);
+        }
+        command.current_dir(&self.folder).args(&self.arguments).envs(self.settings.iter().map(|(k, v)| (k, v)));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().map_err(|e| wrong(&self.name, e))?;
+        let child = self.child.insert(child);
+        let begin = Instant::now();
+        while self.listens && !self.folder.join(&self.name).join("listen").exists() {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Err(Failed::new(format!("{} ended at its start: {status}; see {}", self.name, path.display())));
+            }
+            if begin.elapsed() > START_LIMIT {
+                return Err(Failed::new(format!("{} does not start; see {}", self.name, path.display())));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> Done<String> {
+        crate::shell::read(&self.listen()).map(|a| a.trim().to_owned())
+    }
+
+    /// An error where it has ended by itself.
+    pub(crate) fn check(&mut self) -> Done {
+        match self.child.as_mut().and_then(|c| c.try_wait().ok().flatten()) {
+            Some(status) => Err(Failed::new(format!("{} ended by itself: {status}", self.name))),
+            None => Ok(()),
+        }
+    }
+
+    /// kill -9, and its burial.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Sends a signal by name.
+    pub(crate) fn signal(&self, name: &str) -> Done {
+        let Some(child) = &self.child else { return Ok(()) };
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status();
+        match sent {
+            Ok(status) if status.success() => Ok(()),
+            _ => Err(Failed::new(format!("kill -{name} {}", self.name))),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
