@@ -30,6 +30,10 @@ use crate::shell::{Done, Failed, cargo, root, say};
 const TOKEN: &str = "pvr_chaos_0123456789abcdefghijklmnopqrstuv";
 /// A kill is worth something with so many requests in work.
 const IN_WORK: usize = 20;
+/// More are sent while fewer than these have not ended.
+const OPEN: usize = 70;
+/// But no more than these between two looks.
+const AT_ONCE: usize = 25;
 /// Length of a lease in seconds.
 const LEASE: u64 = 3;
 /// Longest that what may come late is waited for after the last end.
@@ -80,8 +84,13 @@ pub(crate) fn run(options: &[&str]) -> Done {
     play(&asked(options)?)
 }
 
+/// The one of `cargo xtask test --chaos`: the same always, and over in little more than a minute.
+pub(crate) fn small() -> Done {
+    play(&Asked { requests: 60, kills: 3, minutes: 4, ..Asked::default() })
+}
+
 /// One whole run.
-pub(crate) fn play(asked: &Asked) -> Done {
+fn play(asked: &Asked) -> Done {
     let binary = match &asked.binary {
         Some(binary) => std::fs::canonicalize(binary).map_err(|e| Failed::new(format!("{}: {e}", binary.display())))?,
         None => built()?,
@@ -138,10 +147,10 @@ struct Stage<'a> {
     /// The last look at all requests.
     requests: Vec<Value>,
     kills: Vec<(String, usize)>,
+    /// Processes that stood still for a while.
+    stops: usize,
     next_kill: Instant,
     told: Instant,
-    /// Requests beyond their share that were let in because too few were in work.
-    more: usize,
 }
 
 impl<'a> Stage<'a> {
@@ -169,9 +178,9 @@ impl<'a> Stage<'a> {
             turns: BTreeMap::new(),
             requests: Vec::new(),
             kills: Vec::new(),
+            stops: 0,
             next_kill: now + Duration::from_secs(2),
             told: now,
-            more: 0,
         })
     }
 
@@ -219,7 +228,7 @@ impl<'a> Stage<'a> {
             if self.begin.elapsed() > limit {
                 break;
             }
-            std::thread::sleep((cost * 3).clamp(Duration::from_millis(300), Duration::from_secs(3)));
+            std::thread::sleep(cost.clamp(Duration::from_millis(200), Duration::from_secs(1)));
         }
         self.judge()
     }
@@ -249,10 +258,11 @@ impl<'a> Stage<'a> {
         self.requests.iter().filter(works).count()
     }
 
-    /// Sends as much of the load as is due: it lasts over all kills.
+    /// Sends more of the load where little is under way, so that it lasts over all kills.
     fn feed(&mut self) -> Done {
-        let share = self.asked.requests.checked_div(self.asked.kills + 1).unwrap_or(0);
-        let due = 60.max(share * (self.kills.len() + 1)) + self.more;
+        let open =
+            self.requests.iter().filter(|r| !matches!(text(r, "state"), "completed" | "suspended" | "rolled_back")).count();
+        let due = self.names.len() + OPEN.saturating_sub(open).min(AT_ONCE);
         while self.names.len() < due {
             let Some(post) = self.posts.get(self.sent).cloned() else { return Ok(()) };
             let key = format!("chaos-{}-{}", self.asked.seed, self.sent);
@@ -283,7 +293,7 @@ impl<'a> Stage<'a> {
                 _ => continue,
             };
             // Some at each look, so that they fall on every step of the way.
-            if turn == Turn::Before && self.chance.fraction() > 0.3 {
+            if turn == Turn::Before && self.sent < self.posts.len() && self.chance.fraction() > 0.3 {
                 continue;
             }
             let path = format!("/api/requests/{}/{action}", text(request, "id"));
@@ -316,7 +326,9 @@ impl<'a> Stage<'a> {
         }
         let in_work = self.in_work();
         if in_work < IN_WORK && !all_sent {
-            self.more += IN_WORK - in_work;
+            return Ok(());
+        }
+        if self.stop()? {
             return Ok(());
         }
         let at = usize::try_from(self.chance.next_u64() % (self.houses.len().max(1) as u64)).unwrap_or(0);
@@ -326,8 +338,24 @@ impl<'a> Stage<'a> {
         self.kills.push((house.name.clone(), in_work));
         std::thread::sleep(pause);
         house.start()?;
-        self.next_kill = Instant::now() + Duration::from_secs_f64(1.0 + self.chance.fraction() * 3.0);
+        self.next_kill = Instant::now() + Duration::from_secs_f64(0.3 + self.chance.fraction() * 1.5);
         Ok(())
+    }
+
+    /// Once in a run each process that works stands still for longer than its lease, and goes on as if nothing had been.
+    fn stop(&mut self) -> Done<bool> {
+        let workers = self.houses.iter().filter(|h| h.works).count();
+        let due = self.kills.len() * (workers + 1) / self.asked.kills.max(1);
+        if self.stops >= workers || self.stops >= due {
+            return Ok(false);
+        }
+        if let Some(house) = self.houses.iter().filter(|h| h.works).nth(self.stops) {
+            house.signal("STOP")?;
+            std::thread::sleep(Duration::from_secs(LEASE + 2));
+            house.signal("CONT")?;
+        }
+        self.stops += 1;
+        Ok(true)
     }
 
     fn tell(&mut self) {
@@ -380,13 +408,14 @@ impl<'a> Stage<'a> {
         let count = |state: &str| seen.requests.iter().filter(|r| text(r, "state") == state).count();
         let attempts: usize = seen.requests.iter().map(|r| list(r, "attempts").len()).sum();
         say(&format!(
-            "{} requests in {:.0} s: {} completed, {} suspended, {} rolled back; {attempts} attempts; {} kills; settled after {:.0} s",
+            "{} requests in {:.0} s: {} completed, {} suspended, {} rolled back; {attempts} attempts; {} kills, {} stops; settled after {:.0} s",
             seen.requests.len(),
             took.as_secs_f64(),
             count("completed"),
             count("suspended"),
             count("rolled_back"),
             self.kills.len(),
+            self.stops,
             settled.as_secs_f64()
         ));
     }

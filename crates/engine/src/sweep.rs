@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::Engine;
+use crate::crash::{self, Point};
 use crate::registry::Bound;
 
 /// Pages of an inventory at most; more is a fault of the backend's paging.
@@ -155,16 +156,19 @@ impl Engine {
             resources: BTreeMap::new(),
             facts: BTreeMap::new(),
         };
+        crash::at(Point::BeforeSweepRelease, || found.kind.as_str().into()).await;
         let note = Reappeared { row: row.id, provider_id: found.provider_id.clone(), context: Arc::clone(&self.context) };
         if let Err(error) = self.store.run(note).await {
             warn!(resource = %row.id, %error, "its return could not be noted; it is left alone for now");
             return false;
         }
+        crash::at(Point::WithinSweep, || found.kind.as_str().into()).await;
         // Why so few looks: what is not gone by then is seen by the next sweep.
         for _ in 0..30 {
             let Ok(released) = tokio::time::timeout(limit, bound.provider.release(&held)).await else { return false };
             match released {
                 Ok(Released::Gone) => {
+                    crash::at(Point::AfterSweepRelease, || found.kind.as_str().into()).await;
                     info!(resource = %row.id, provider_id = %found.provider_id, "an orphan was released");
                     return true;
                 }

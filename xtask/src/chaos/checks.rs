@@ -91,8 +91,8 @@ impl Seen {
         for (name, _) in CLUSTERS {
             made.insert(name.to_owned(), list(&cloud.get(&format!("/sim/{name}/inventory"))?, "resources").to_vec());
             // It asks the cloud, which has its bad moments in this run; none of them is a finding.
-            let asks = (0..5).filter_map(|_| http.get(&format!("/api/clusters/{name}/inventory")).ok()).next();
-            own.extend(asks.map(|answer| (name.to_owned(), answer)));
+            let answer = (0..5).find_map(|_| http.get(&format!("/api/clusters/{name}/inventory")).ok());
+            own.extend(answer.map(|answer| (name.to_owned(), answer)));
         }
         for tenant in http.all("/api/tenants", "cursor")? {
             let name = text(&tenant, "name");

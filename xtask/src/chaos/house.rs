@@ -20,20 +20,22 @@ pub(crate) struct Process {
     arguments: Vec<String>,
     settings: Vec<(String, String)>,
     /// Whether it listens, and so says where.
-    listens: bool,
+    pub(crate) listens: bool,
+    /// Whether it drives requests.
+    pub(crate) works: bool,
     child: Option<Child>,
 }
 
 impl Process {
     /// A process that is not started yet; its folder is below `home`.
     pub(crate) fn new(home: &Path, binary: &Path, name: &str, role: &str, settings: &[(String, String)]) -> Self {
-        let listens = role != "worker";
+        let (listens, works) = (role != "worker", role == "worker" || role == "serve");
         let mut arguments: Vec<String> = [role, "--data", name].map(str::to_owned).into();
         if listens {
             arguments.extend(["--listen", "127.0.0.1:0"].map(str::to_owned));
         }
         let (binary, folder) = (binary.to_owned(), home.to_owned());
-        Self { name: name.to_owned(), binary, folder, arguments, settings: settings.to_vec(), listens, child: None }
+        Self { name: name.to_owned(), binary, folder, arguments, settings: settings.to_vec(), listens, works, child: None }
     }
 
     fn listen(&self) -> PathBuf {
