@@ -2,6 +2,7 @@
 //! wins. Unknown keys are refused with the nearest known one, and every fault names key, source, rule and value.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,13 +46,37 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// Where the data is.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Database {
+    /// A file of this machine, which one process holds at a time.
+    Sqlite(PathBuf),
+    /// A server that several processes may share: its URL, which may hold a password.
+    Postgres(String),
+}
+
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "{}", path.display()),
+            Self::Postgres(url) => f.write_str(&value::without_password(url)),
+        }
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Database({self})")
+    }
+}
+
 /// What the wiring needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// Folder of everything.
     pub(crate) data_dir: PathBuf,
-    /// The SQLite file.
-    pub(crate) database: PathBuf,
+    /// Where the data is.
+    pub(crate) database: Database,
     /// HOST:PORT.
     pub(crate) listen: String,
     /// The first administrator's token, where given.
@@ -140,6 +165,10 @@ impl Config {
     /// As the wiring needs it.
     pub(crate) fn settings(&self) -> Settings {
         let url = self.text("database.url");
+        let database = match url.strip_prefix("sqlite://") {
+            Some(path) => Database::Sqlite(PathBuf::from(path)),
+            None => Database::Postgres(url),
+        };
         let concurrency = match self.values.get("worker.concurrency") {
             Some((Value::Integer(n), _)) => usize::try_from(*n).unwrap_or(1),
             _ => 1,
@@ -150,7 +179,7 @@ impl Config {
         };
         Settings {
             data_dir: self.data_dir(),
-            database: PathBuf::from(url.strip_prefix("sqlite://").unwrap_or(&url)),
+            database,
             listen: self.text(schema::HTTP_LISTEN),
             bootstrap_token: self.values.get("auth.bootstrap_token").map(|(v, _)| v.to_string()),
             key_file: PathBuf::from(self.text("secrets.key_file")),
@@ -169,6 +198,9 @@ impl Config {
         let rows = KEYS.iter().filter(|k| k.offered).map(|key| {
             let (value, source) = match self.values.get(key.name) {
                 Some((_, source)) if key.kind == Kind::Secret => (Json::from("(hidden)"), source.to_string()),
+                Some((value, source)) if key.kind == Kind::Database => {
+                    (Json::from(value::without_password(&value.to_string())), source.to_string())
+                }
                 Some((value, source)) => (value.json(), source.to_string()),
                 None => (Json::Null, Source::Default.to_string()),
             };

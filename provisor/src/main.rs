@@ -24,9 +24,8 @@ use fail::{Exit, Fail};
 use output::{Format, Out};
 use session::Session;
 
-/// What `api` and `worker` say on SQLite.
-const NEEDS_POSTGRES: &str =
-    "a process of its own for this role needs PostgreSQL, which this version does not offer yet; use `provisor serve`";
+/// What `api` and `worker` say.
+const NOT_APART: &str = "this version does not offer a process of its own for this role yet; use `provisor serve`";
 
 fn main() -> ExitCode {
     // Why ignored: it fails only where one is installed already.
@@ -58,7 +57,7 @@ fn run(cli: &Cli) -> Result<(), Fail> {
         Command::Config(command) => cli::settings::run(global, *command),
         Command::Completions { shell } => cli::settings::completions(out, *shell),
         Command::Docs { page } => cli::settings::docs(out, page),
-        Command::Api(_) | Command::Worker => Err(Fail::Usage(NEEDS_POSTGRES.to_owned())),
+        Command::Api(_) | Command::Worker => Err(Fail::Usage(NOT_APART.to_owned())),
         Command::Serve(listen) => runtime(true)?.block_on(serve::run(global, listen.listen.as_deref())),
         Command::Quickstart(asked) => runtime(true)?.block_on(quickstart::run(global, asked)),
         Command::Simcloud(asked) => runtime(true)?.block_on(simcloud::run(global, &asked.listen)),

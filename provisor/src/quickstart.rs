@@ -11,7 +11,7 @@ use crate::cli::apply::{self, manifest::Manifest, send};
 use crate::cli::watch::{Feed, Goal, Show, follow};
 use crate::cli::{Global, Quickstart, timeline};
 use crate::config::load::Source;
-use crate::config::{Config, Settings};
+use crate::config::{Config, Database, Settings};
 use crate::fail::Fail;
 use crate::output::{Colour, Format, Out, put};
 use crate::serve::{self, Signals};
@@ -38,7 +38,11 @@ pub(crate) async fn run(global: &Global, asked: &Quickstart) -> Result<(), Fail>
     let mut signals = Signals::catch()?;
     let out = Out::new(Format::Table, global.quiet);
     let mut server = serve::start(&settings).await?;
-    out.line(&format!("Serving on http://{} with everything in {}.\n", server.address, settings.data_dir.display()))?;
+    let place = match &settings.database {
+        Database::Sqlite(_) => format!("everything in {}", settings.data_dir.display()),
+        Database::Postgres(_) => format!("the data in {} and the rest in {}", settings.database, settings.data_dir.display()),
+    };
+    out.line(&format!("Serving on http://{} with {place}.\n", server.address))?;
     let session = Session { client: client(&server.address.to_string(), &settings)?, out };
     let shown = tokio::select! {
         biased;

@@ -51,7 +51,7 @@ pub(crate) async fn start(settings: &Settings) -> Result<Server, Fail> {
     let file = settings.data_dir.join(LISTEN_FILE);
     write_whole(&file, &server.address.to_string())
         .map_err(|e| Fail::Usage(format!("{} cannot be written: {e}", file.display())))?;
-    tracing::info!(address = %server.address, data = %settings.data_dir.display(), "serving");
+    tracing::info!(address = %server.address, data = %settings.data_dir.display(), database = %settings.database, "serving");
     Ok(server)
 }
 

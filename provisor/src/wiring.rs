@@ -17,15 +17,16 @@ use provisor_manual::ManualConnector;
 use provisor_openstack::OpenstackConnector;
 use provisor_provider::{Cidr, Connector};
 use provisor_simulation::{Front, Simulation};
-use provisor_store::Store;
+use provisor_store::driver::postgres::PostgresError;
 use provisor_store::lock::DataLock;
 use provisor_store::vault::Vault;
+use provisor_store::{OpenError, Store};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::Settings;
+use crate::config::{Database, Settings};
 use crate::fail::Fail;
 
 mod token;
@@ -76,14 +77,15 @@ fn folder(path: &Path) -> Result<(), Fail> {
     made.map_err(|e| Fail::Usage(format!("the data folder {} cannot be made: {e}", path.display())))
 }
 
-/// Holds the data folder, and the database's where that is another.
+/// Holds the data folder, and that of a database file where that is another.
 fn locks(settings: &Settings) -> Result<Vec<DataLock>, Fail> {
     let lock = |path: &Path| {
         folder(path)?;
         DataLock::acquire(path).map_err(|e| Fail::Usage(e.to_string()))
     };
     let mut locks = vec![lock(&settings.data_dir)?];
-    let beside = settings.database.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Database::Sqlite(file) = &settings.database else { return Ok(locks) };
+    let beside = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let same = match (beside.canonicalize(), settings.data_dir.canonicalize()) {
         (Ok(a), Ok(b)) => a == b,
         _ => false,
@@ -92,6 +94,18 @@ fn locks(settings: &Settings) -> Result<Vec<DataLock>, Fail> {
         locks.push(lock(beside)?);
     }
     Ok(locks)
+}
+
+/// Opens the database. What nobody answers for may do at the next try: that has an exit code of its own.
+fn open(database: &Database) -> Result<Store, Fail> {
+    let opened = match database {
+        Database::Sqlite(path) => Store::open_sqlite(path),
+        Database::Postgres(url) => Store::open_postgres(url),
+    };
+    opened.map_err(|error| match error {
+        OpenError::Postgres(PostgresError::Unreachable { .. }) => Fail::Unreachable(error.to_string()),
+        _ => Fail::Usage(error.to_string()),
+    })
 }
 
 async fn listen(address: &str) -> Result<(TcpListener, SocketAddr), Fail> {
@@ -123,7 +137,10 @@ fn connectors(simulation: &Arc<Simulation>) -> Connectors {
 
 fn engine_config(settings: &Settings) -> provisor_engine::Config {
     provisor_engine::Config {
-        worker: format!("worker-{}", std::process::id()),
+        // A name of its own also where processes of other machines or containers use the same database.
+        worker: format!("worker-{}-{:04x}", std::process::id(), random() & 0xffff),
+        // Nobody else holds leases where nobody else can have the database open.
+        alone: matches!(settings.database, Database::Sqlite(_)),
         concurrency: settings.worker_concurrency,
         lease: span(settings.lease),
         shutdown: span(settings.shutdown),
@@ -138,7 +155,7 @@ pub(crate) async fn start(settings: &Settings) -> Result<Server, Fail> {
     let wrong = |what: &'static str| move |e: &dyn std::fmt::Display| Fail::Usage(format!("{what}: {e}"));
     let locks = locks(settings)?;
     let (listener, address) = listen(&settings.listen).await?;
-    let store = Store::open_sqlite(&settings.database).map_err(|e| Fail::Usage(e.to_string()))?;
+    let store = open(&settings.database)?;
     let vault = Vault::in_file(&settings.key_file, &store).await.map_err(|e| Fail::Usage(e.to_string()))?;
     token::first(settings, &store).await?;
     let clock = {

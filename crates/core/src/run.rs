@@ -20,10 +20,12 @@ use crate::spec::Spec;
 use crate::time::{Span, Timestamp};
 use crate::workflow::plan::Planned;
 
+mod action;
 pub mod admit;
 pub mod advance;
 pub mod attempt;
 pub mod command;
+mod person;
 pub mod pipeline;
 mod questions;
 pub mod settle;
@@ -105,6 +107,9 @@ pub struct Run {
     /// Input given by hand for a managed service (SPEC 3.8).
     #[serde(default)]
     pub manual_input: Option<ManualInput>,
+    /// What a person was last asked to confirm (H17).
+    #[serde(default)]
+    pub confirmation: Option<Box<Confirmation>>,
     /// Who asked for the present termination, for its events.
     #[serde(default)]
     pub reason: Option<String>,
@@ -128,6 +133,15 @@ pub struct ManualInput {
     pub endpoints: Vec<Endpoint>,
     /// The access details, encrypted.
     pub credentials: Option<crate::spec::Sealed>,
+}
+
+/// A question that only a person can answer: whether a vendor has done something (H17). Provisor cannot see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// `suspend`, `reactivate` or `release`.
+    pub of: String,
+    /// The answer; the first one wins.
+    pub given: Option<ManualInput>,
 }
 
 /// How an attempt stands.
@@ -460,4 +474,20 @@ pub struct ActionRun {
     /// One before it was given up after it had begun: what that did is not known, although this one did nothing yet.
     #[serde(default)]
     pub halfway: bool,
+    /// Whether what a failed reactivate may have started is being stopped again (H14).
+    #[serde(default)]
+    pub stop: Stop,
+}
+
+/// The stop that follows a failed reactivate (H14): it is part of that action, whose error stays to be seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stop {
+    /// There is none.
+    #[default]
+    None,
+    /// At work.
+    Running,
+    /// It stands still again.
+    Done,
 }

@@ -2,7 +2,7 @@
 //!
 //! On SQLite it is the wall time at opening plus the monotonic time since, so that a corrected system
 //! clock neither ends leases early nor dates an event before its cause. Rejected: asking the system's
-//! wall clock each time, which can go back.
+//! wall clock each time, which can go back. On PostgreSQL it is the server's, the same for all processes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -57,6 +57,51 @@ impl ManualClock {
     pub fn clock(self: &Arc<Self>) -> Clock {
         let this = Arc::clone(self);
         Arc::new(move || this.now())
+    }
+}
+
+/// A server's clock between two looks at it: what it said last, and the monotonic time since. Never goes
+/// back. A clock that the caller gives takes the place of the server's.
+pub(crate) struct Carried {
+    opened: Instant,
+    /// The server's time less ours, in microseconds; `UNSEEN` before the first look.
+    ahead: AtomicI64,
+    last: AtomicI64,
+    given: Option<Clock>,
+}
+
+const UNSEEN: i64 = i64::MIN;
+/// A clock that jumps by more than this is told of (H40).
+const SKEW_TOLD: i64 = 2_000_000;
+
+#[allow(clippy::disallowed_methods)] // This is the port that time comes from.
+impl Carried {
+    pub(crate) fn new(given: Option<Clock>) -> Self {
+        Self { opened: Instant::now(), ahead: AtomicI64::new(UNSEEN), last: AtomicI64::new(i64::MIN), given }
+    }
+
+    /// Our own monotonic time, for [`Carried::note`].
+    pub(crate) fn elapsed(&self) -> i64 {
+        micros(self.opened.elapsed())
+    }
+
+    /// Takes in what the server has just told, asked at `sent`; answers the time for its transaction.
+    pub(crate) fn note(&self, told: Timestamp, sent: i64) -> Timestamp {
+        let ahead = told.0.saturating_sub(i64::midpoint(sent, self.elapsed()));
+        let before = self.ahead.swap(ahead, Ordering::SeqCst);
+        if before != UNSEEN && ahead.abs_diff(before) > SKEW_TOLD.unsigned_abs() {
+            tracing::warn!(jump_microseconds = ahead.saturating_sub(before), "the database server's clock has jumped");
+        }
+        self.forwards(self.given.as_ref().map_or(told.0, |clock| clock().0))
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        let carried = || self.elapsed().saturating_add(self.ahead.load(Ordering::SeqCst));
+        self.forwards(self.given.as_ref().map_or_else(carried, |clock| clock().0))
+    }
+
+    fn forwards(&self, now: i64) -> Timestamp {
+        Timestamp(self.last.fetch_max(now, Ordering::SeqCst).max(now))
     }
 }
 

@@ -15,11 +15,13 @@ use crate::tx::{Answer, Tx};
 pub mod faulty;
 pub mod inline;
 mod lite;
+pub mod postgres;
 pub mod sqlite;
 
 pub use faulty::{Fault, Faulty};
 pub use inline::Inline;
 pub use lite::OpenError;
+pub use postgres::Postgres;
 pub use sqlite::Sqlite;
 
 /// An operation without its type.

@@ -2,7 +2,7 @@
 //!
 //! A store operation is a value ([`Op`]): one file in [`ops`], its SQL, its test. Its logic is written once
 //! over the transaction port [`Tx`]; the drivers differ. SQLite folds many queued operations into one
-//! commit ([`driver::sqlite`]); the inline driver runs the same on the caller's thread, for tests and the
+//! commit ([`driver::sqlite`]), PostgreSQL runs several transactions at a time ([`driver::postgres`]); the inline driver runs the same on the caller's thread, for tests and the
 //! simulator.
 
 use std::path::Path;
@@ -40,6 +40,11 @@ impl Store {
     /// folder's [`lock::DataLock`].
     pub fn open_sqlite(path: &Path) -> Result<Self, OpenError> {
         Ok(Self::new(Arc::new(driver::Sqlite::open(path)?)))
+    }
+
+    /// Opens a PostgreSQL database (15 or later) by its URL and brings its schema up to date.
+    pub fn open_postgres(url: &str) -> Result<Self, OpenError> {
+        Ok(Self::new(Arc::new(driver::Postgres::open(url)?)))
     }
 
     /// A fresh database in memory on the caller's thread, with the caller's clock.

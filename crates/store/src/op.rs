@@ -11,6 +11,9 @@ use crate::tx::Tx;
 pub enum Mode {
     /// Reads one consistent state; may run beside writers.
     Read,
+    /// The same where the log is read in the order of its feed: PostgreSQL first gives a place in it to what
+    /// was committed since the last look (see [`crate::ops::log`]).
+    Follow,
     /// Reads and writes.
     Write,
 }

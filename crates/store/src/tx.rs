@@ -26,6 +26,11 @@ pub const fn both(text: &'static str) -> Stmt {
     Stmt { text, postgres: None }
 }
 
+/// A statement with a text for each database.
+pub const fn each(text: &'static str, postgres: &'static str) -> Stmt {
+    Stmt { text, postgres: Some(postgres) }
+}
+
 /// What a driver's transaction can do.
 pub trait RawTx: Send {
     /// Runs a statement; answers the number of rows that it changed.

@@ -232,7 +232,7 @@ pub struct RetryOrder {
 /// The body of manual-input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ManualInput {
-    /// Where the service answers.
+    /// Where the service answers; none are needed to confirm what the vendor was asked to do.
     pub endpoints: Vec<Endpoint>,
     /// The access details; stored encrypted.
     #[schema(value_type = Option<Object>)]

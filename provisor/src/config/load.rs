@@ -186,7 +186,7 @@ impl Loader {
             Ok(value) => {
                 self.values.insert(key.name, (value, source));
             }
-            Err(broken) => self.broken(name, &source, &without_password(&shown), &broken),
+            Err(broken) => self.broken(name, &source, &super::value::without_password(&shown), &broken),
         }
     }
 
@@ -206,17 +206,6 @@ fn hint(name: &str, known: &[&str]) -> String {
     let part = |k: &&&str| name.len() > 3 && (k.starts_with(name) || k.ends_with(&format!(".{name}")));
     let near = nearest(name, known).or_else(|| known.iter().find(part).copied());
     near.map_or(String::new(), |n| format!("; did you mean `{n}`?"))
-}
-
-/// A URL's `user:password@` is left out of messages.
-fn without_password(text: &str) -> String {
-    match (text.find("://"), text.rfind('@')) {
-        (Some(begin), Some(end)) if begin + 3 < end => {
-            let head = text.get(..begin + 3).unwrap_or_default();
-            format!("{head}…{}", text.get(end..).unwrap_or_default())
-        }
-        _ => text.to_owned(),
-    }
 }
 
 /// Kubernetes puts the addresses of a Service named `provisor` into every container of its namespace.

@@ -13,7 +13,7 @@ pub(crate) enum Kind {
     Text,
     /// A folder or a file.
     Path,
-    /// `sqlite://PATH`.
+    /// `sqlite://PATH` or `postgres://…`; may hold a password, which is never shown.
     Database,
     /// `HOST:PORT`.
     Address,
@@ -37,7 +37,7 @@ impl Kind {
         match self {
             Self::Text => "text".to_owned(),
             Self::Path => "path".to_owned(),
-            Self::Database => "URL (sqlite://PATH)".to_owned(),
+            Self::Database => "URL (sqlite://PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE)".to_owned(),
             Self::Address => "HOST:PORT".to_owned(),
             Self::Seconds(min, max) => format!("seconds, {min} to {max}"),
             Self::Integer(min, max) => format!("whole number, {min} to {max}"),
@@ -91,7 +91,7 @@ pub(crate) const KEYS: &[Key] = &[
         "database.url",
         Kind::Database,
         None,
-        "The database; `sqlite://` and a path. By default provisor.db in data.dir. postgres:// is not offered by this version.",
+        "The database: `sqlite://` and a path, or PostgreSQL 15 or later, with a database or a schema of its own. By default provisor.db in data.dir.",
     ),
     key(
         HTTP_LISTEN,

@@ -38,7 +38,7 @@ fn flags_beat_the_environment_which_beats_the_file() {
 #[test]
 fn the_database_and_the_key_follow_the_data_folder() {
     let settings = load("", &[("PROVISOR_DATA__DIR", "elsewhere")], &[]).unwrap().settings();
-    assert_eq!(settings.database, PathBuf::from("elsewhere/provisor.db"));
+    assert_eq!(settings.database, Database::Sqlite(PathBuf::from("elsewhere/provisor.db")));
     assert_eq!(settings.key_file, PathBuf::from("elsewhere/secrets.key"));
 }
 
@@ -76,11 +76,34 @@ fn service_links_of_kubernetes_are_not_ours_and_are_told() {
 
 #[test]
 fn what_is_not_offered_is_refused_by_name() {
-    let faults = load("[redis]\nurl = \"redis://u:secret@x\"\n", &[("PROVISOR_DATABASE__URL", "postgres://u:secret@db/x")], &[]);
+    let faults = load("[redis]\nurl = \"redis://u:secret@x\"\n", &[("PROVISOR_DATABASE__URL", "mysql://u:secret@db/x")], &[]);
     let text: Vec<String> = faults.unwrap_err().iter().map(ToString::to_string).collect();
     assert!(text[0].contains("redis.url is not offered by this version"), "{text:?}");
-    assert!(text[1].contains("PostgreSQL is not offered by this version"), "{text:?}");
+    assert!(text[1].contains("must be sqlite:// and a path, or postgres://"), "{text:?}");
     assert!(!text.iter().any(|t| t.contains("secret")), "{text:?}");
+}
+
+#[test]
+fn the_password_of_a_database_is_never_shown() {
+    for url in ["postgres://u:hunter2@db:5433/x", "postgresql://u@db/x?password=hunter2&application_name=a"] {
+        let config = load("", &[("PROVISOR_DATABASE__URL", url)], &[]).unwrap();
+        let settings = config.settings();
+        assert_eq!(settings.database, Database::Postgres(url.to_owned()));
+        for shown in [config.show().to_string(), format!("{settings:?}"), settings.database.to_string()] {
+            assert!(shown.contains("db") && !shown.contains("hunter2"), "{shown}");
+        }
+    }
+    let wrong = [
+        "postgres://u:hun@ter2@db/x",
+        "postgres://u:hunter2@/x",
+        "postgres://u:hunter2@db:port/x",
+        "postgres://u:hunter2@db/x?no=1",
+        "postgres://db/x?password=hunter2&no=1",
+    ];
+    for url in wrong {
+        let text = load("", &[("PROVISOR_DATABASE__URL", url)], &[]).unwrap_err()[0].to_string();
+        assert!(!text.contains("hunter2") && !text.contains("ter2@") && !text.contains("hun@"), "{text}");
+    }
 }
 
 #[test]

@@ -161,12 +161,33 @@ fn filter(text: String) -> Result<Value, Broken> {
     }
 }
 
+/// A URL's `user:password@` and what comes as `?password=` are left out of messages.
+pub(crate) fn without_password(text: &str) -> String {
+    let text = match (text.find("://"), text.rfind('@')) {
+        (Some(begin), Some(end)) if begin + 3 < end => {
+            let head = text.get(..begin + 3).unwrap_or_default();
+            format!("{head}…{}", text.get(end..).unwrap_or_default())
+        }
+        _ => text.to_owned(),
+    };
+    match text.split_once("password=") {
+        Some((before, after)) => {
+            let rest = after.find(['&', '"']).and_then(|end| after.get(end..)).unwrap_or_default();
+            format!("{before}password=…{rest}")
+        }
+        None => text,
+    }
+}
+
 fn database(url: String) -> Result<Value, Broken> {
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        return broken("enum", "PostgreSQL is not offered by this version; use sqlite://PATH or leave it out");
+        return match provisor_store::driver::postgres::check_url(&url) {
+            Ok(()) => Ok(Value::Text(url)),
+            Err(error) => broken("format", error.to_string()),
+        };
     }
     match url.strip_prefix("sqlite://") {
-        Some("") | None => broken("format", "must be sqlite:// and a path"),
+        Some("") | None => broken("format", "must be sqlite:// and a path, or postgres://USER:PASSWORD@HOST:PORT/DATABASE"),
         Some(path) if path.contains('?') => broken("format", "parameters after ? are not known"),
         Some(_) => Ok(Value::Text(url)),
     }

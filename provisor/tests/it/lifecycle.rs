@@ -88,3 +88,20 @@ fn clusters_are_shown_tested_switched_and_swept() {
     server.run(&["events", "--type", "provisioning.completed"]).exits(0);
     server.run(&["doctor"]).exits(0);
 }
+
+#[test]
+fn a_queued_request_says_that_its_tenant_has_enough_in_work() {
+    let server = Server::start();
+    let slow = world(", faults: [{operation: create_server, kind: hang, request_name: slow}]")
+        .replace("storage_gb: 400}", "storage_gb: 400}, max_concurrent: 1");
+    server.apply(&format!("{slow}requests:\n{}", vps("slow", "")), &[]).exits(0);
+    let at_work = || server.run(&["get", "slow", "-o", "json"]).exits(0).json()["state"] == "allocating";
+    let begin = std::time::Instant::now();
+    while !at_work() {
+        assert!(begin.elapsed() < crate::house::LIMIT, "slow does not begin");
+    }
+    server.apply(&format!("requests:\n{}", vps("next", "")), &[]).exits(0);
+    let next = server.run(&["get", "next", "-o", "json"]).exits(0).json();
+    assert_eq!(next["waiting_for"]["reason"], "tenant_limit", "{next:#}");
+    assert!(next["waiting_for"]["detail"].as_str().unwrap().contains("max_concurrent"));
+}

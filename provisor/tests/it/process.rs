@@ -1,5 +1,6 @@
 //! Processes: signals, locks, ports, tokens, configuration.
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -79,7 +80,6 @@ fn what_cannot_be_configured_ends_with_two() {
     let folder = Folder::new();
     let run = |arguments: &[&str]| -> Done { command(&folder.0).args(arguments).output().unwrap().into() };
     run(&["serve", "--set", "worker.lease_secnds=1"]).exits(2);
-    run(&["serve", "--set", "database.url=postgres://u@h/d"]).exits(2);
     run(&["api"]).exits(2);
     run(&["worker"]).exits(2);
     folder.write("provisor.toml", "[smtp]\nurl = \"smtp://x\"\n");
@@ -91,6 +91,53 @@ fn what_cannot_be_configured_ends_with_two() {
     run(&["serve", "--data", "file/below"]).exits(2);
     run(&["list", "--server", "http://127.0.0.1:1"]).exits(5);
     run(&["list", "--server", "ftp://x"]).exits(2);
+}
+
+/// A server of PostgreSQL's protocol that only greets, as one of an old version.
+fn old_server() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::Builder::new()
+        .spawn(move || {
+            let (mut caller, _) = listener.accept().unwrap();
+            let mut hello = [0; 1024];
+            let read = caller.read(&mut hello).unwrap();
+            assert!(read > 8);
+            let version = b"server_version\0\x31\x34.11 (Debian)\0";
+            let told = u32::try_from(4 + version.len()).unwrap().to_be_bytes();
+            let parts: [&[u8]; 5] = [b"R\0\0\0\x08\0\0\0\0", b"S", &told, version, b"Z\0\0\0\x05I"];
+            caller.write_all(&parts.concat()).unwrap();
+            // Until the caller has gone.
+            let _ = caller.read_to_end(&mut Vec::new());
+        })
+        .unwrap();
+    address
+}
+
+#[test]
+fn a_database_server_that_cannot_be_used_is_refused_in_one_line() {
+    let folder = Folder::new();
+    let serve = |url: &str| -> Done {
+        let mut command = command(&folder.0);
+        command.args(["serve", "--data", "data", "--listen", "127.0.0.1:0"]).env("PROVISOR_DATABASE__URL", url);
+        command.output().unwrap().into()
+    };
+    let url = |rest: &str| format!("postgres://provisor:hunter2@{rest}");
+    let old = old_server().to_string();
+    let cases = [
+        (url("127.0.0.1:1/db"), 5, "127.0.0.1:1/db cannot be reached"),
+        (url("name.invalid/db"), 5, "name.invalid:5432/db cannot be reached"),
+        (url(&format!("{old}/db")), 2, "is PostgreSQL 14.11 (Debian); 15 or later is needed"),
+        (url("host:port/db"), 2, "the database URL cannot be used"),
+        (url("host/db?no_such=1"), 2, "the database URL cannot be used"),
+        ("postgres://provisor:hunter2@more@host/db".to_owned(), 2, "%40"),
+    ];
+    for (url, exit, word) in cases {
+        let done = serve(&url).exits(exit);
+        assert!(done.err.contains(word), "{word}: {done:?}");
+        // A fault of the configuration has a line that says so before it.
+        assert!(done.err.lines().count() <= 2 && !done.err.contains("hunter2") && !done.err.contains("panicked"), "{done:?}");
+    }
 }
 
 #[test]

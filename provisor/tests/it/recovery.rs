@@ -189,7 +189,7 @@ fn killed_at(mut server: Server, counts: &[usize], done: fn(&Value) -> bool) -> 
 }
 
 /// Another value of PROVISOR_TEST_SEED draws other moments; a failure names the seed that it had.
-fn seeded(seed: u64) -> u64 {
+pub(crate) fn seeded(seed: u64) -> u64 {
     let shift = std::env::var("PROVISOR_TEST_SEED").ok().and_then(|s| s.parse::<u64>().ok());
     seed + shift.unwrap_or(0) * 100
 }
@@ -202,8 +202,7 @@ fn moments(seed: u64, count: u64, from: usize, to: usize) -> Vec<usize> {
     (0..count).map(moment).collect()
 }
 
-fn survives_kills(apart: bool, seed: u64) {
-    let folder = Folder::new();
+pub(crate) fn survives_kills(folder: Folder, apart: bool, seed: u64) {
     let sky = if apart { Sky::apart(&folder) } else { Sky::inside() };
     let server = Server::start_in(folder);
     let mut requests: String = (1..=10).map(|n| vps(&format!("vps-{n}"), "")).collect();
@@ -262,14 +261,14 @@ fn released_in_spite_of_kills(server: Server, http: &Http, seed: u64) -> Server 
 fn a_server_killed_again_and_again_loses_nothing_and_doubles_nothing() {
     let seed = seeded(1);
     println!("seed {seed}");
-    survives_kills(false, seed);
+    survives_kills(Folder::new(), false, seed);
 }
 
 #[test]
 fn a_server_killed_again_and_again_finds_the_cloud_that_outlived_it() {
     let seed = seeded(2);
     println!("seed {seed}");
-    survives_kills(true, seed);
+    survives_kills(Folder::new(), true, seed);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use provisor_wire::cluster::Check;
 use provisor_wire::request::{self, CheckStatus, Reason, Request, RetryOrder, WriteOff};
 use serde_json::Value;
 
-use super::{Answer, accepted, request_id};
+use super::{Answer, accepted, load_request, request_id};
 use crate::App;
 use crate::auth::Admin;
 use crate::input::{Body, OptionalBody};
@@ -109,27 +109,31 @@ pub(crate) async fn retry(
     Ok(accepted(&app, &view))
 }
 
-/// Gives the access details of a managed service.
+/// Gives the access details of a managed service, or confirms that the vendor has suspended, restarted or ended it.
 #[utoipa::path(post, path = "/api/requests/{id}/manual-input", tag = "requests", params(("id" = String, Path, description = "`req_…`")),
     request_body = request::ManualInput, responses((status = 202, body = Request)))]
 pub(crate) async fn manual_input(admin: Admin, AppState(app): AppState<App>, Path(id): Path<String>, Body(body): Body) -> Answer {
     let seal = app.backend.seal();
-    let input = check_input(&body, seal.as_ref())?;
+    // H17: a confirmation needs no details; access details need some.
+    let is_asked = load_request(&app, &id).await?.run.confirmation.is_some();
+    let input = check_input(&body, is_asked, seal.as_ref())?;
     ask(&app, admin, &id, Command::ManualInput(input)).await
 }
 
-fn check_input(body: &Value, seal: &dyn Seal) -> Result<ManualInput, Problem> {
+fn check_input(body: &Value, confirms: bool, seal: &dyn Seal) -> Result<ManualInput, Problem> {
     let mut flaws = Flaws::default();
     let f = &mut flaws;
     let mut o = Object::new("", body, f);
-    o.required("endpoints", f);
+    if !confirms {
+        o.required("endpoints", f);
+    }
     let endpoints = o.list("endpoints", 50, f, endpoint);
     let credentials = o.raw("credentials");
     if credentials.is_some_and(|c| !c.is_object()) {
         // Why no value: it may be a secret in the wrong place.
         f.add("/credentials", "type", &Value::Null, "must be an object");
     }
-    if endpoints.is_empty() && credentials.is_none() && body.get("endpoints").is_some_and(Value::is_array) {
+    if !confirms && endpoints.is_empty() && credentials.is_none() && body.get("endpoints").is_some_and(Value::is_array) {
         f.add("/endpoints", "min", &Value::Null, "at least one endpoint, or credentials");
     }
     o.finish(f);

@@ -19,7 +19,7 @@ pub fn request(view: &RequestView, now: Timestamp) -> Request {
         kind: run.spec.kind.name().to_owned(),
         state: run.state.name().to_owned(),
         outcome: run.outcome.as_ref().map(word),
-        waiting_for: run.waits_for().as_ref().map(waiting),
+        waiting_for: run.waits_for().as_ref().map(|w| waiting(w, view.tenant_is_full)),
         spec: spec(&run.spec),
         region: run.spec.region.clone(),
         order_id: run.spec.order_id.clone(),
@@ -61,8 +61,15 @@ pub fn spec(spec: &Spec) -> Value {
     value
 }
 
-fn waiting(waiting: &run::Waiting) -> WaitingFor {
-    WaitingFor { reason: waiting.reason.clone(), since: time(waiting.since), detail: waiting.detail.clone() }
+/// What is next in the queue of a tenant that has as many in work as it may waits for that, not for a worker.
+fn waiting(waiting: &run::Waiting, tenant_is_full: bool) -> WaitingFor {
+    let limited = waiting.reason == "queue" && tenant_is_full;
+    let told = "its tenant has as many requests in work as its max_concurrent";
+    WaitingFor {
+        reason: if limited { "tenant_limit".to_owned() } else { waiting.reason.clone() },
+        since: time(waiting.since),
+        detail: if limited { Some(told.to_owned()) } else { waiting.detail.clone() },
+    }
 }
 
 /// Before the first attempt all steps are to come.

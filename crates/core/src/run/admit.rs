@@ -70,6 +70,7 @@ impl Run {
             terminated_at: None,
             progress: Progress { at: now, downtime: Span::ZERO, not_before: now },
             manual_input: None,
+            confirmation: None,
             reason: None,
         };
         (run, vec![event])

@@ -4,9 +4,7 @@
 //! the run and the events in the same transaction, then makes the calls, and looks again at `wake_at`, at
 //! an answer, or when somebody rings. Asked twice without anything new, it answers no new calls.
 
-use serde_json::json;
-
-use super::{ActionRun, AttemptState, OperationStatus, RowState, Run, ServiceHealth, Wanted};
+use super::{AttemptState, OperationStatus, RowState, Run};
 use crate::chance::Chance;
 use crate::event::{Actor, Event, EventKind};
 use crate::failure::{Class, Failure};
@@ -56,23 +54,10 @@ impl Directive {
     }
 }
 
-/// A suspend that failed is tried again after this (H14).
-const SUSPEND_AGAIN: Span = Span::seconds(900);
-/// The reason of a deprovision by the end of a time to live.
-const TTL_IS_OVER: &str = "its time to live is over";
-/// One decision ends at most so many actions and begins the next: a reactivate that failed, the suspend after it.
-const ACTIONS_AT_ONCE: usize = 4;
 /// A new holder has its first answer within this, or within the call's own limit where that is longer (H12).
 const ASKED_WITHIN: Span = Span::seconds(30);
 /// The stuck limit is never shorter than the longest deadline plus this (H12).
 const STUCK_MARGIN: Span = Span::seconds(300);
-
-impl ActionRun {
-    /// Something of it, or of what it stands for, may have been done.
-    fn has_begun(&self) -> bool {
-        self.halfway || self.operations.iter().any(|o| !o.tries.is_empty())
-    }
-}
 
 impl Run {
     /// Decides what to do next.
@@ -166,178 +151,11 @@ impl Run {
         self.give_up(failure, m);
     }
 
-    /// Brings a service that stands to what is wanted of it (H13).
-    fn pursue(&mut self, m: &mut Moment<'_>, d: &mut Directive) {
-        self.check_ttl(m, d);
-        // Why again: the end of one action may call for the next at once, as a failed reactivate does (H14).
-        for _ in 0..ACTIONS_AT_ONCE {
-            if !self.pursue_once(m, d) {
-                return;
-            }
-        }
-    }
-
-    /// True when an action ended.
-    fn pursue_once(&mut self, m: &mut Moment<'_>, d: &mut Directive) -> bool {
-        let superseded = self.action.as_ref().is_some_and(|a| a.status == "running" && !self.action_wanted(&a.name));
-        if superseded {
-            if self.action_in_flight(m) {
-                return false;
-            }
-            self.end_action(Some(Failure::new(Class::Transient, "superseded", "another action was asked for")), m);
-        }
-        match (self.wanted, self.state) {
-            (Wanted::Gone, _) => {
-                self.outcome = Some(Outcome::Deprovisioned);
-                self.start_action("deprovision", m);
-                self.begin_rollback(m);
-                false
-            }
-            (Wanted::Suspended, State::Completed) => self.pursue_action("suspend", m, d),
-            (Wanted::Running, State::Suspended) => self.pursue_action("reactivate", m, d),
-            // A failed reactivate is stopped again (H14), and what a suspend may have stopped is started again (H13).
-            (Wanted::Suspended, State::Suspended) if self.is_halfway("reactivate", "suspend") => {
-                self.pursue_action("suspend", m, d)
-            }
-            (Wanted::Running, State::Completed) if self.is_halfway("suspend", "reactivate") => {
-                self.pursue_action("reactivate", m, d)
-            }
-            _ => false,
-        }
-    }
-
-    fn action_in_flight(&self, m: &Moment<'_>) -> bool {
-        let in_flight = |o: &super::Operation| o.status == OperationStatus::Running && o.generation == m.generation;
-        self.action.as_ref().is_some_and(|a| a.operations.iter().any(in_flight))
-    }
-
-    fn check_ttl(&mut self, m: &mut Moment<'_>, d: &mut Directive) {
-        let (Some(ttl), Some(ready)) = (self.spec.ttl_seconds, self.ready_at) else { return };
-        let end = ready.plus(Span::from_seconds_f64(ttl));
-        if m.now < end {
-            d.wake(end);
-            return;
-        }
-        if self.wanted != Wanted::Gone {
-            self.wanted = Wanted::Gone;
-            self.reason = Some(TTL_IS_OVER.to_owned());
-        }
-        // Also when a call had to end first: the reason says who ended it.
-        if self.reason.as_deref() == Some(TTL_IS_OVER) {
-            m.actor = Some(Actor::system("ttl"));
-        }
-    }
-
-    fn action_wanted(&self, name: &str) -> bool {
-        matches!(
-            (name, self.wanted),
-            ("suspend", Wanted::Suspended) | ("reactivate", Wanted::Running) | ("deprovision", Wanted::Gone)
-        )
-    }
-
-    /// `action` was given up after it had begun, or what undoes it has not succeeded yet.
-    fn is_halfway(&self, action: &str, undoes: &str) -> bool {
-        self.action.as_ref().is_some_and(|a| {
-            (a.name == action && a.status == "failed" && a.has_begun()) || (a.name == undoes && a.status != "succeeded")
-        })
-    }
-
-    pub(super) fn start_action(&mut self, name: &str, m: &Moment<'_>) {
-        let already = self.action.as_ref().is_some_and(|a| a.name == name && a.status == "running");
-        if already {
-            return;
-        }
-        let halfway = self.action.as_ref().is_some_and(|a| a.status != "succeeded" && a.has_begun());
-        self.action = Some(ActionRun {
-            name: name.to_owned(),
-            status: "running".to_owned(),
-            reason: self.reason.clone(),
-            started_at: m.now,
-            finished_at: None,
-            error: None,
-            operations: Vec::new(),
-            next_at: None,
-            halfway,
-        });
-    }
-
-    /// True when the action ended.
-    fn pursue_action(&mut self, name: &str, m: &mut Moment<'_>, d: &mut Directive) -> bool {
-        let failed = self.action.as_ref().filter(|a| a.name == name && a.status == "failed").and_then(|a| a.next_at);
-        if let Some(next) = failed.filter(|n| *n > m.now) {
-            d.wake(next);
-            return false;
-        }
-        self.start_action(name, m);
-        if let Err(failure) = self.plan_action(name, m) {
-            self.end_action(Some(failure), m);
-            return true;
-        }
-        let failed = |a: &ActionRun| a.operations.iter().find(|o| o.status == OperationStatus::Failed).cloned();
-        if let Some(failed) = self.action.as_ref().and_then(failed) {
-            // No other action may begin before what is still under way for this one has ended (H13).
-            if self.action_in_flight(m) {
-                return false;
-            }
-            let error = failed.tries.last().and_then(|t| t.error.clone());
-            self.end_action(error.or_else(|| Some(Failure::new(Class::Transient, "action_failed", "it failed"))), m);
-            return true;
-        }
-        self.advance_action(m, d);
-        let done = |a: &ActionRun| a.operations.iter().all(|o| o.status == OperationStatus::Succeeded);
-        let done = self.action.as_ref().is_some_and(done);
-        if done {
-            self.end_action(None, m);
-        }
-        done
-    }
-
-    fn plan_action(&mut self, name: &str, m: &Moment<'_>) -> Result<(), Failure> {
-        let Some(winner) = self.winner.and_then(|w| self.attempts.iter().find(|a| a.id == w)) else { return Ok(()) };
-        let Some(action) = self.action.as_mut().filter(|a| a.operations.is_empty()) else { return Ok(()) };
-        let plan = m.planner.plan_action(winner.cluster, name, &self.spec)?;
-        action.operations = plan.operations.into_iter().map(|p| super::attempt::operation(p, &winner.settings)).collect();
-        Ok(())
-    }
-
-    fn end_action(&mut self, error: Option<Failure>, m: &mut Moment<'_>) {
-        let Some(action) = &mut self.action else { return };
-        action.finished_at = Some(m.now);
-        if error.is_none() { "succeeded" } else { "failed" }.clone_into(&mut action.status);
-        action.error.clone_from(&error);
-        let suspend = action.name == "suspend";
-        let detail = json!({"action": action.name, "reason": action.reason});
-        let superseded = error.as_ref().is_some_and(|e| e.code == "superseded");
-        if suspend && error.is_some() && !superseded {
-            action.next_at = Some(m.now.plus(SUSPEND_AGAIN));
-        }
-        if superseded {
-            return;
-        }
-        let kind = match (suspend, error.is_none()) {
-            (true, true) => EventKind::Suspended,
-            (true, false) => EventKind::SuspendFailed,
-            (false, true) => EventKind::Reactivated,
-            (false, false) => EventKind::ReactivateFailed,
-        };
-        let mut event = Event { error: error.clone(), detail, ..Event::new(kind) };
-        match error {
-            None => {
-                self.enter(if suspend { State::Suspended } else { State::Completed }, &mut event);
-                self.health = None;
-            }
-            Some(e) => {
-                self.health = Some(ServiceHealth { state: "degraded".to_owned(), detail: Some(e.message), at: m.now });
-                if !suspend {
-                    self.wanted = Wanted::Suspended;
-                }
-            }
-        }
-        m.events.push(event);
-    }
-
     /// Rolled back once nothing is left and nothing may still come.
     pub(super) fn conclude(&mut self, m: &mut Moment<'_>) {
+        if self.awaits_release(m) {
+            return;
+        }
         for attempt in self.attempts.iter_mut().filter(|a| a.released_at.is_none()) {
             let over = !matches!(attempt.state, AttemptState::Running | AttemptState::Won) || self.state == State::RollingBack;
             let open = self.ledger.iter().any(|r| r.attempt == attempt.id && (!r.is_closed() || r.busy.is_some()));
@@ -377,7 +195,7 @@ impl Run {
             }
             CallKey::Action { operation, number } => self.action.as_ref().is_some_and(|a| {
                 let found = a.operations.get(*operation);
-                self.action_wanted(&a.name) && found.is_some_and(|o| o.status == OperationStatus::Running && o.calls == *number)
+                self.action_wanted(a.does()) && found.is_some_and(|o| o.status == OperationStatus::Running && o.calls == *number)
             }),
             CallKey::Look { row, number } | CallKey::Release { row, number } => {
                 self.ledger.iter().any(|r| r.id == *row && r.calls == *number && !r.is_closed())

@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use super::{AttemptState, ManualInput, Moment, Operation, OperationStatus, Run, Wanted};
+use super::{ManualInput, Moment, Run, Wanted};
 use crate::event::{Event, EventKind};
 use crate::failure::{Class, Failure};
 use crate::id::{RequestId, ResourceId};
-use crate::lifecycle::{Outcome, State, Step};
+use crate::lifecycle::{Outcome, State};
 
 /// One wish.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,7 +91,7 @@ impl Run {
         }
     }
 
-    fn refuse<T>(&self, what: &str) -> Result<T, Refusal> {
+    pub(super) fn refuse<T>(&self, what: &str) -> Result<T, Refusal> {
         // `gone` is final (H13): the state still allows what the request does not any more.
         let leaving = self.state.is_standing() && self.wanted == Wanted::Gone;
         let allowed = if leaving { vec!["deprovision"] } else { self.state.allowed_actions().to_vec() };
@@ -126,6 +126,10 @@ impl Run {
             if self.action.as_ref().is_some_and(|a| a.name == name && a.status == "failed") {
                 self.show_action(name, m);
             }
+            // So is the stop after a reactivate that failed.
+            if let Some(action) = self.action.as_mut().filter(|a| a.does() == name && a.next_at.is_some()) {
+                action.next_at = Some(m.now);
+            }
             return Ok(());
         }
         self.wanted = wanted;
@@ -138,7 +142,7 @@ impl Run {
     fn show_action(&mut self, name: &str, m: &Moment<'_>) {
         let needed =
             matches!((name, self.state), ("suspend", State::Completed) | ("reactivate", State::Suspended) | ("deprovision", _));
-        if needed && self.action.as_ref().is_none_or(|a| a.status != "running") {
+        if needed && self.action.as_ref().is_none_or(|a| !a.is_at_work()) {
             self.start_action(name, m);
         }
     }
@@ -162,33 +166,6 @@ impl Run {
             }
             _ => self.refuse("deprovision"),
         }
-    }
-
-    fn take_input(&mut self, input: ManualInput, m: &mut Moment<'_>) -> Result<(), Refusal> {
-        // H17: the first input wins; the same again gets the same answer.
-        if let Some(former) = &self.manual_input {
-            let same = former.endpoints == input.endpoints
-                && former.credentials.as_ref().map(|c| &c.fingerprint) == input.credentials.as_ref().map(|c| &c.fingerprint);
-            return if same { Ok(()) } else { self.refuse("take another manual input") };
-        }
-        let open = self.spec.kind == crate::spec::Kind::Managed && (self.state.is_working() || self.state == State::Queued);
-        if !open {
-            return self.refuse("take manual input");
-        }
-        if self.state == State::Verifying {
-            for attempt in self.attempts.iter_mut().filter(|a| a.state == AttemptState::Running) {
-                attempt.endpoints.clone_from(&input.endpoints);
-                // What was verified by then was verified at another address.
-                let verified = |o: &&mut Operation| o.planned.step == Step::Verify && o.status == OperationStatus::Succeeded;
-                attempt.operations.iter_mut().filter(verified).for_each(|o| o.status = OperationStatus::Waiting);
-            }
-        }
-        self.manual_input = Some(input);
-        if self.awaits_person() {
-            self.wait_for(None, m.now, m.events);
-        }
-        self.touch(m);
-        Ok(())
     }
 
     fn write_off_owed(&mut self, resources: &[ResourceId], reason: &str, m: &mut Moment<'_>) -> Result<(), Refusal> {

@@ -2,7 +2,6 @@
 
 use serde_json::json;
 
-use super::attempt::done_event;
 use super::{AttemptState, Directive, Moment, Operation, OperationStatus, Row, RowState, Run, StepStatus, Try};
 use crate::event::{Event, EventKind};
 use crate::id::{AttemptId, ResourceId, Tag};
@@ -140,11 +139,6 @@ impl Run {
         })
     }
 
-    /// H17: what verifies a service that a person set up waits for what that person is asked for anew.
-    fn asks_person(&self, place: Place, operation: &Operation) -> bool {
-        matches!(place, Place::Attempt(_)) && operation.planned.step == Step::Verify && self.awaits_person()
-    }
-
     /// Its predecessors have succeeded, and what it must not find any more is gone.
     fn is_ready(&self, place: Place, operation: &Operation) -> bool {
         let all = self.operations(place);
@@ -155,33 +149,6 @@ impl Run {
             of_name.peek().is_none() || of_name.all(|o| o.status == OperationStatus::Succeeded)
         };
         cleared && operation.planned.after.iter().all(done)
-    }
-
-    /// An operation that a person does: nothing is called; it is done once the input is there (SPEC 3.8).
-    fn await_input(&mut self, place: Place, index: usize, m: &mut Moment<'_>) {
-        let input = self.manual_input.clone();
-        let attempt = self.base(place).and_then(|i| self.attempts.get(i)).map(|a| a.id);
-        let Some(operation) = self.operation_mut(place, index) else { return };
-        if operation.tries.is_empty() {
-            operation.tries.push(Try { started_at: m.now, finished_at: None, error: None });
-        }
-        let Some(input) = input else {
-            if self.waiting.is_none() {
-                self.wait_for(Some(("manual_input", None)), m.now, m.events);
-                m.events.push(Event { attempt, ..Event::new(EventKind::InputRequired) });
-            }
-            return;
-        };
-        if let Some(last) = operation.tries.last_mut() {
-            last.finished_at = Some(m.now);
-        }
-        operation.status = OperationStatus::Succeeded;
-        m.events.push(done_event(operation, attempt, "succeeded"));
-        if let Some(base) = self.base(place).and_then(|i| self.attempts.get_mut(i)) {
-            base.endpoints = input.endpoints;
-        }
-        self.wait_for(None, m.now, m.events);
-        self.touch(m);
     }
 
     /// Begins a try: a ledger row before a create, then the call.

@@ -8,8 +8,6 @@ use super::{AttemptState, Moment, Operation, OperationStatus, RowState, Run};
 use crate::event::{Event, EventKind, ResourceRef};
 use crate::failure::{Class, Failure};
 use crate::id::ResourceId;
-use crate::lifecycle::Step;
-use crate::spec::Kind;
 use crate::time::Span;
 use crate::workflow::plan::OnRetry;
 use crate::workflow::retry::backoff;
@@ -258,27 +256,6 @@ impl Run {
         for row in self.ledger.iter_mut().filter(|r| old.contains(&r.id) && !r.is_closed()) {
             row.unwanted = true;
         }
-    }
-
-    /// H17: a typo in what a person gave never rolls a vendor's service back; it is asked for again.
-    fn ask_person_again(&mut self, place: Place, index: usize, failure: &Failure, m: &mut Moment<'_>) -> bool {
-        let Place::Attempt(attempt) = place else { return false };
-        let verifies = |o: &Operation| o.planned.step == Step::Verify;
-        if self.spec.kind != Kind::Managed || !self.operations(place).get(index).is_some_and(verifies) {
-            return false;
-        }
-        if let Some(operation) = self.operation_mut(place, index) {
-            operation.status = OperationStatus::Waiting;
-            operation.next_at = None;
-        }
-        self.manual_input = None;
-        if !self.awaits_person() {
-            self.wait_for(Some(("manual_input", Some(failure.message.clone()))), m.now, m.events);
-            let attempt = self.attempts.get(attempt).map(|a| a.id);
-            let (step, error) = (failure.step.clone(), Some(failure.clone()));
-            m.events.push(Event { step, attempt, error, ..Event::new(EventKind::InputRequired) });
-        }
-        true
     }
 
     /// The operation is over, and its attempt with it.

@@ -193,6 +193,7 @@ fn operations_of_a_forgotten_action_come_from_the_log_once() {
         operations: vec![start],
         next_at: None,
         halfway: false,
+        stop: crate::run::Stop::None,
     });
     let made = build(&run, &log, true);
     let of = |name: &str| made.items.iter().filter(|i| i.metadata.get("operation") == Some(&json!(name))).count();

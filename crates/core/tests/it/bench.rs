@@ -299,7 +299,8 @@ impl Bench {
         let rests =
             matches!((run.state, run.wanted), (State::Completed, Wanted::Running) | (State::Suspended, Wanted::Suspended));
         let moves = !self.in_flight.is_empty() || self.wake_at < Timestamp::NEVER;
-        let waits = run.waiting.is_some() && !run.state.is_standing();
+        let asked = run.confirmation.as_ref().is_some_and(|c| c.given.is_none());
+        let waits = run.waiting.is_some() && (asked || !run.state.is_standing());
         let open = run.ledger.iter().any(|r| r.unwanted && !r.is_closed());
         let fine = run.state.is_terminal() || moves || waits || (rests && !open);
         assert!(fine, "a dead run: {} wants {:?}, action {:?}, rows {:#?}", run.state.name(), run.wanted, run.action, run.ledger);

@@ -74,6 +74,10 @@ impl World {
         "| | start_server | probe_ssh probe_http".clone_into(&mut bench.plans.reactivate);
         let (objects, coming) = (Vec::new(), BTreeMap::new());
         let managed = kind == "managed";
+        if managed {
+            "| await_confirmation? | stop_server |".clone_into(&mut bench.plans.suspend);
+            "| await_confirmation? | start_server | probe_url".clone_into(&mut bench.plans.reactivate);
+        }
         Self {
             bench,
             objects,

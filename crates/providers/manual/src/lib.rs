@@ -72,7 +72,10 @@ impl Provider for Manual {
 
     fn plan_action(&self, action: Action, _: &Spec) -> Result<Plan, Failure> {
         let name = if action == Action::Suspend { "mark_suspended" } else { "mark_active" };
-        Ok(Plan { version: PLAN_VERSION, operations: vec![Planned::new(name, Step::Activate)] })
+        // H17: only the vendor can do it, and only a person sees that it is done.
+        let confirm = Planned { awaits_input: true, ..Planned::new("await_confirmation", Step::Activate) };
+        let done = Planned::new(name, Step::Activate).after(&["await_confirmation"]);
+        Ok(Plan { version: PLAN_VERSION, operations: vec![confirm, done] })
     }
 
     async fn identity(&self) -> Result<String, Failure> {

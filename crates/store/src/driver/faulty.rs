@@ -93,7 +93,7 @@ impl Driver for Faulty {
             let (name, mode) = (job.name(), job.mode());
             match self.fault(name) {
                 Some(Fault::Before) => Err(OpError::Database(format!("{name}: made to fail"))),
-                Some(Fault::LostAnswer) if mode == Mode::Read => Err(OpError::Database(format!("{name}: made to fail"))),
+                Some(Fault::LostAnswer) if mode != Mode::Write => Err(OpError::Database(format!("{name}: made to fail"))),
                 Some(Fault::LostAnswer) => {
                     self.inner.run(job).await?;
                     Err(OpError::Unknown(format!("{name}: made to lose its answer")))

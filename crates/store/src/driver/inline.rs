@@ -39,7 +39,7 @@ impl Inline {
         let now = self.clock.now();
         match job.mode() {
             Mode::Write => transact(&mut connection, "begin immediate", job, now),
-            Mode::Read => {
+            Mode::Read | Mode::Follow => {
                 // As on the readers of the other driver: an operation that says it reads cannot write.
                 connection.execute_batch("pragma query_only = on").map_err(|e| lite::database(&e))?;
                 let result = transact(&mut connection, "begin", job, now);

@@ -84,6 +84,9 @@ pub enum OpenError {
         /// What failed.
         reason: String,
     },
+    /// A PostgreSQL database could not be opened.
+    #[error(transparent)]
+    Postgres(#[from] super::postgres::PostgresError),
     /// Anything else that the database says.
     #[error("{} could not be opened: {reason}", path.display())]
     Database {

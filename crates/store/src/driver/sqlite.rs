@@ -96,7 +96,7 @@ impl Driver for Sqlite {
         Box::pin(async move {
             let closed = || OpError::Database("the store is closed".to_owned());
             let queue = match job.mode() {
-                Mode::Read => self.reads.as_ref(),
+                Mode::Read | Mode::Follow => self.reads.as_ref(),
                 Mode::Write => self.writes.as_ref(),
             };
             let (answer, done) = oneshot::channel();

@@ -18,7 +18,7 @@ use super::place::Clusters;
 use super::requests::RequestView;
 use super::save::{self, Context};
 use crate::op::{Mode, Op, OpError};
-use crate::tx::{Stmt, Tx, both};
+use crate::tx::{Stmt, Tx, both, each};
 use crate::value::{Row, to_json};
 
 /// Admits requests, all or none.
@@ -80,19 +80,41 @@ const TENANT: Stmt = both(
      draining from tenant where name = ?1",
 );
 // H18: the lock comes in a statement of its own, before the sums. On SQLite the writer is alone anyway.
-const LOCK: Stmt =
-    Stmt { text: "select id from tenant where name = ?1", postgres: Some("select id from tenant where name = ?1 for update") };
+const LOCK: Stmt = each("select id from tenant where name = ?1", "select id from tenant where name = ?1 for update");
+// A prerequisite must not end between the look at it and our commit: its end would not find who waits for it.
+const LOCK_NAMED: Stmt = each(
+    "select r.id from tenant t join request r on r.tenant = t.id where t.name = ?1 and r.name = ?2 and r.live = 1",
+    "select r.id from tenant t join request r on r.tenant = t.id where t.name = ?1 and r.name = ?2 and r.live = 1 for share of r",
+);
 const HOLDER: Stmt = both("select id from request where tenant = ?1 and name = ?2 and live = 1");
-const PREREQUISITE: Stmt = both("select state, tenant from request where id = ?1");
-const BY_NAME: Stmt = both("select id, state from request where tenant = ?1 and name = ?2 and live = 1");
+const PREREQUISITE: Stmt =
+    each("select state, tenant from request where id = ?1", "select state, tenant from request where id = ?1 for share");
+const BY_NAME: Stmt = each(
+    "select id, state from request where tenant = ?1 and name = ?2 and live = 1",
+    "select id, state from request where tenant = ?1 and name = ?2 and live = 1 for share",
+);
+const LOOK: Stmt = both("select state, tenant from request where id = ?1");
+const LOOK_BY_NAME: Stmt = both("select id, state from request where tenant = ?1 and name = ?2 and live = 1");
 const REMEMBERED: Stmt = both("select fingerprint, requests from idempotency where scope = ?1 and route = ?2 and key = ?3");
 const REMEMBER: Stmt =
     both("insert into idempotency (scope, route, key, fingerprint, requests, created_at) values (?1, ?2, ?3, ?4, ?5, ?6)");
 const DEPEND: Stmt = both("insert into dependency (request, prerequisite) values (?1, ?2)");
 const LABEL: Stmt = both("insert into label (request, name, value) values (?1, ?2, ?3)");
 
-pub(crate) const STATEMENTS: &[&Stmt] =
-    &[&TENANT, &LOCK, &HOLDER, &PREREQUISITE, &BY_NAME, &REMEMBERED, &REMEMBER, &DEPEND, &LABEL];
+pub(crate) const STATEMENTS: &[&Stmt] = &[
+    &TENANT,
+    &LOCK,
+    &LOCK_NAMED,
+    &LOOK,
+    &LOOK_BY_NAME,
+    &HOLDER,
+    &PREREQUISITE,
+    &BY_NAME,
+    &REMEMBERED,
+    &REMEMBER,
+    &DEPEND,
+    &LABEL,
+];
 
 struct TenantRow {
     id: TenantId,
@@ -124,6 +146,7 @@ impl Op for Admit {
 
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Vec<RequestView>, OpError> {
         let now = tx.now().await?;
+        self.lock_requests(tx).await?;
         let scope = self.lock_tenants(tx).await?;
         if let Some(former) = self.remembered(tx, &scope, now).await? {
             return Ok(former);
@@ -134,7 +157,7 @@ impl Op for Admit {
         };
         if let Some(retried) = former.as_ref().and_then(|f| f.run.retried_as) {
             // `retry` of a request that has a retry answers that one (H20).
-            let again = save::load(tx, retried).await?.ok_or(OpError::NotFound("request"))?;
+            let again = save::read(tx, retried).await?.ok_or(OpError::NotFound("request"))?;
             return Ok(vec![RequestView::of(again, now)]);
         }
         // What is kept for others does not matter here: only what can never fit is refused.
@@ -201,7 +224,7 @@ impl Admit {
         let mut views = Vec::new();
         for id in row.json::<Vec<RequestId>>(1)? {
             let found =
-                save::load(tx, id).await?.ok_or_else(|| OpError::Corrupt(format!("{id} of an idempotency key is gone")))?;
+                save::read(tx, id).await?.ok_or_else(|| OpError::Corrupt(format!("{id} of an idempotency key is gone")))?;
             views.push(RequestView::of(found, now));
         }
         Ok(Some(views))
@@ -221,10 +244,28 @@ impl Admit {
         tx.exec(&REMEMBER, &values).await.map(|_| ())
     }
 
+    /// Locks what is retried and what is waited for, before the tenants (see `save`).
+    async fn lock_requests(&self, tx: &mut Tx<'_>) -> Result<(), OpError> {
+        if let Some(former) = self.retry_of {
+            save::lock(tx, former).await?;
+        }
+        let named: BTreeSet<(&str, &str)> =
+            self.items.iter().flat_map(|s| s.depends_on.iter().map(|name| (s.tenant.as_str(), name.as_str()))).collect();
+        for (tenant, name) in named {
+            if let Ok(id) = name.parse::<RequestId>() {
+                tx.rows(&PREREQUISITE, &[id.into()]).await?;
+            } else {
+                tx.rows(&LOCK_NAMED, &[tenant.into(), name.into()]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `strict`: what is over a quota is refused, and prerequisites are locked.
     async fn prepare(&self, tx: &mut Tx<'_>, clusters: Clusters, strict: bool) -> Result<Prepared, OpError> {
         let tenants = self.load_tenants(tx).await?;
         self.check_names(tx, &tenants).await?;
-        let prerequisites = self.resolve_prerequisites(tx, &tenants).await?;
+        let prerequisites = self.resolve_prerequisites(tx, &tenants, strict).await?;
         let order = self.order(&prerequisites)?;
         let quota = self.quota(&tenants);
         // A refusal for quota comes before one for want of a cluster; a dry run shows both.
@@ -282,6 +323,7 @@ impl Admit {
         &self,
         tx: &mut Tx<'_>,
         tenants: &BTreeMap<String, TenantRow>,
+        locking: bool,
     ) -> Result<Vec<Vec<Prerequisite>>, OpError> {
         let mut all = Vec::with_capacity(self.items.len());
         for (index, spec) in self.items.iter().enumerate() {
@@ -292,7 +334,7 @@ impl Admit {
                 let item = self.items.iter().position(|o| o.tenant == spec.tenant && o.name == *name);
                 let one = match item {
                     Some(item) => Prerequisite::Item(item),
-                    None => stored(tx, tenant.id, name, pointer).await?,
+                    None => stored(tx, tenant.id, name, pointer, locking).await?,
                 };
                 found.push(one);
             }
@@ -450,16 +492,18 @@ fn tenant_row(row: &Row) -> Result<TenantRow, OpError> {
 }
 
 /// A prerequisite outside the batch: a live request of the tenant, by id or by name (H24).
-async fn stored(tx: &mut Tx<'_>, tenant: TenantId, name: &str, pointer: String) -> Result<Prerequisite, OpError> {
+async fn stored(tx: &mut Tx<'_>, tenant: TenantId, name: &str, pointer: String, locking: bool) -> Result<Prerequisite, OpError> {
+    let (by_id, by_name): (&'static Stmt, &'static Stmt) =
+        if locking { (&PREREQUISITE, &BY_NAME) } else { (&LOOK, &LOOK_BY_NAME) };
     let unknown = |pointer: String| OpError::DependencyUnknown { pointer, name: name.to_owned() };
     let (id, state) = if let Ok(id) = name.parse::<RequestId>() {
-        let row = tx.row(&PREREQUISITE, &[id.into()]).await?.ok_or_else(|| unknown(pointer.clone()))?;
+        let row = tx.row(by_id, &[id.into()]).await?.ok_or_else(|| unknown(pointer.clone()))?;
         if row.text(1)? != tenant.to_string() {
             return Err(unknown(pointer));
         }
         (id, row.text(0)?.to_owned())
     } else {
-        let row = tx.row(&BY_NAME, &[tenant.into(), name.into()]).await?.ok_or_else(|| unknown(pointer.clone()))?;
+        let row = tx.row(by_name, &[tenant.into(), name.into()]).await?.ok_or_else(|| unknown(pointer.clone()))?;
         (row.id(0)?, row.text(1)?.to_owned())
     };
     let state = State::parse(&state).ok_or_else(|| OpError::Corrupt(format!("state {state}")))?;

@@ -14,7 +14,7 @@ use super::place::{Clusters, Placed};
 use super::save::{self, Context, Lease, Loaded};
 use super::settle;
 use crate::op::{Mode, Op, OpError};
-use crate::tx::{Stmt, Tx, both};
+use crate::tx::{Stmt, Tx, both, each};
 
 /// Takes a batch of due work.
 pub struct Claim {
@@ -48,20 +48,45 @@ pub struct Batch {
     pub next_due: Timestamp,
 }
 
-const DUE: Stmt = both(
-    "select id from request where state <> 'queued' and due_at <= ?1 and due_at < 9223372036854775807 order by due_at limit ?2",
-);
+// On PostgreSQL a claim takes what nobody else is at: it waits for no lock.
+macro_rules! due {
+    ($tail:literal) => {
+        concat!(
+            "select id from request where state <> 'queued' and due_at <= ?1 and due_at < 9223372036854775807 order by due_at",
+            $tail
+        )
+    };
+}
+const DUE: Stmt = each(due!(" limit ?2"), due!(", id limit ?2 for update skip locked"));
 const NEXT_DUE: Stmt = both("select min(due_at) from request where state <> 'queued' and due_at < 9223372036854775807");
 // A request whose time in the queue is over is looked at even where its tenant has no slot left (H16).
-const EXPIRED: Stmt = both("select id from request where state = 'queued' and queue_until <= ?1 order by queue_until limit ?2");
+macro_rules! expired {
+    ($tail:literal) => {
+        concat!("select id from request where state = 'queued' and queue_until <= ?1 order by queue_until limit ?2", $tail)
+    };
+}
+const EXPIRED: Stmt = each(expired!(""), expired!(" for update skip locked"));
 const NEXT_EXPIRED: Stmt = both("select min(queue_until) from request where state = 'queued' and queue_until > 0");
 // A tenant may have up to its limit in work; whose turn was longest ago comes first.
-const TENANTS: Stmt = both(
-    "select t.id from tenant t where t.in_work < t.max_concurrent and exists \
-     (select 1 from request r where r.tenant = t.id and r.state = 'queued' and r.due_at <= ?1) order by t.last_claimed limit ?2",
-);
-const HEAD: Stmt =
-    both("select id from request where tenant = ?1 and state = 'queued' and due_at <= ?2 order by due_at, id limit 1");
+macro_rules! tenants {
+    ($tail:literal) => {
+        concat!(
+            "select t.id from tenant t where t.in_work < t.max_concurrent and exists \
+     (select 1 from request r where r.tenant = t.id and r.state = 'queued' and r.due_at <= ?1) order by t.last_claimed",
+            $tail
+        )
+    };
+}
+const TENANTS: Stmt = each(tenants!(" limit ?2"), tenants!(", t.id limit ?2 for update of t skip locked"));
+macro_rules! head {
+    ($tail:literal) => {
+        concat!(
+            "select id from request where tenant = ?1 and state = 'queued' and due_at <= ?2 order by due_at, id limit 1",
+            $tail
+        )
+    };
+}
+const HEAD: Stmt = each(head!(""), head!(" for update skip locked"));
 const TURN: Stmt = both("update tenant set last_claimed = (select max(last_claimed) + 1 from tenant) where id = ?1");
 const ROOM: Stmt = both("select max_concurrent - in_work from tenant where id = ?1");
 const POSTPONE: Stmt =
@@ -188,15 +213,20 @@ impl Claim {
             if tenants.is_empty() {
                 return Ok(());
             }
+            let before = (batch.claimed.len(), passed_by);
             for tenant in tenants {
                 if batch.claimed.len() >= self.limit {
                     break;
                 }
                 let clusters = match &mut clusters {
                     Some(clusters) => clusters,
-                    none => none.insert(Clusters::load(tx, self.context.planner.as_ref()).await?),
+                    none => none.insert(Clusters::locked(tx, self.context.planner.as_ref()).await?),
                 };
                 passed_by += self.take_turn(tx, tenant.text(0)?, clusters, now, batch).await?;
+            }
+            // Others have all that is due: they hold it locked.
+            if before == (batch.claimed.len(), passed_by) {
+                return Ok(());
             }
         }
         Ok(())

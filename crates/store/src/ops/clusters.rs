@@ -6,7 +6,7 @@ use provisor_core::{ClusterId, Timestamp};
 
 use super::tenants::check_version;
 use crate::op::{Mode, Op, OpError};
-use crate::tx::{Stmt, Tx, both};
+use crate::tx::{Stmt, Tx, both, each};
 use crate::value::{Row, to_json};
 
 macro_rules! view {
@@ -27,13 +27,15 @@ const INSERT: Stmt = both(
      values (?1, (select coalesce(max(ordinal), 0) + 1 from cluster), ?2, ?3, ?4, 1, ?5, ?6) on conflict (name) do nothing",
 );
 const UPDATE: Stmt = both("update cluster set name = ?2, spec = ?3, credentials = ?4, version = version + 1 where id = ?1");
+// H18: before the version is compared or what stands on it is counted.
+const LOCK: Stmt = each("select id from cluster where id = ?1", "select id from cluster where id = ?1 for update");
 const DELETE: Stmt = both("delete from cluster where id = ?1");
 const SET_HEALTH: Stmt = both("update cluster set health = ?2 where id = ?1");
 const SET_IDENTITY: Stmt = both("update cluster set identity = ?2 where id = ?1");
 const OPEN_ROWS: Stmt = both("select count(*) from resource where cluster = ?1 and open = 1");
 
 pub(crate) const STATEMENTS: &[&Stmt] =
-    &[&BY_ID, &BY_NAME, &LIST, &INSERT, &UPDATE, &DELETE, &SET_HEALTH, &SET_IDENTITY, &OPEN_ROWS];
+    &[&BY_ID, &BY_NAME, &LIST, &INSERT, &UPDATE, &LOCK, &DELETE, &SET_HEALTH, &SET_IDENTITY, &OPEN_ROWS];
 
 /// A cluster as it is shown, and its credentials, which never are.
 #[derive(Clone, PartialEq)]
@@ -185,6 +187,7 @@ impl Op for UpdateCluster {
     const NAME: &'static str = "update_cluster";
     const MODE: Mode = Mode::Write;
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
+        tx.rows(&LOCK, &[self.id.into()]).await?;
         let old = get(tx, self.id).await?;
         check_version(self.if_match, old.version)?;
         if is_another_backend(&old.spec, &self.spec) {
@@ -235,6 +238,7 @@ impl Op for DeleteCluster {
     const NAME: &'static str = "delete_cluster";
     const MODE: Mode = Mode::Write;
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
+        tx.rows(&LOCK, &[self.id.into()]).await?;
         let view = get(tx, self.id).await?;
         check_version(self.if_match, view.version)?;
         let counts = [("attempts", view.reserved_slots + view.used_slots), ("resources", open_rows(tx, self.id).await?)];
@@ -279,6 +283,7 @@ impl Op for SetIdentity {
     const NAME: &'static str = "set_identity";
     const MODE: Mode = Mode::Write;
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
+        tx.rows(&LOCK, &[self.id.into()]).await?;
         let known = get(tx, self.id).await?.identity;
         if known.as_deref() == Some(self.identity.as_str()) {
             return Ok(());

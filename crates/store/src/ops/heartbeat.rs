@@ -10,17 +10,9 @@ use crate::op::{Mode, Op, OpError};
 use crate::tx::{Stmt, Tx, both};
 use crate::value::Val;
 
-/// Extends all leases of a worker, also those that it does not know of: after a claim whose answer was lost
-/// they would never run out. A worker that can lose answers names its leases with [`KeepLeases`].
-pub struct Heartbeat {
-    /// Whose.
-    pub worker: String,
-    /// Surroundings; its downtime is refreshed.
-    pub context: Arc<Context>,
-}
-
 /// Extends the leases that a worker knows of. One that it does not name runs out, and the request is taken
-/// up under a higher generation: so a claim or a settlement whose answer was lost is found again.
+/// up under a higher generation: so a claim or a settlement whose answer was lost is found again. Rejected:
+/// extending all leases of a worker, also those that it has never heard of, which would never run out.
 pub struct KeepLeases {
     /// Whose.
     pub worker: String,
@@ -41,29 +33,13 @@ pub struct Kept {
     pub attention: bool,
 }
 
-const EXTEND: Stmt = both("update request set due_at = ?2 where worker = ?1 returning id, generation, attention");
-const EXTEND_ONE: Stmt =
-    both("update request set due_at = ?4 where id = ?1 and generation = ?2 and worker = ?3 returning attention");
+const EXTEND: Stmt = both("update request set due_at = ?4 where id = ?1 and generation = ?2 and worker = ?3 returning attention");
 const ALIVE: Stmt = both("select name, value from meta where name in ('alive_at', 'downtime')");
 const PUT: Stmt = both("insert into meta (name, value) values (?1, ?2) on conflict (name) do update set value = excluded.value");
 const HAND_BACK: Stmt = both("update request set worker = null, due_at = ?3 where id = ?1 and generation = ?2 and worker = ?4");
 const FREE_ALL: Stmt = both("update request set worker = null, due_at = ?1 where worker is not null");
 
-pub(crate) const STATEMENTS: &[&Stmt] = &[&EXTEND, &EXTEND_ONE, &ALIVE, &PUT, &HAND_BACK, &FREE_ALL];
-
-impl Op for Heartbeat {
-    type Out = Vec<Kept>;
-    const NAME: &'static str = "heartbeat";
-    const MODE: Mode = Mode::Write;
-
-    async fn run(&self, tx: &mut Tx<'_>) -> Result<Vec<Kept>, OpError> {
-        let now = tx.now().await?;
-        count_downtime(tx, &self.context, now).await?;
-        let until = now.plus(self.context.lease);
-        let rows = tx.rows(&EXTEND, &[self.worker.as_str().into(), until.0.into()]).await?;
-        rows.iter().map(|r| Ok(Kept { id: r.id(0)?, generation: r.int(1)?, attention: r.int(2)? != 0 })).collect()
-    }
-}
+pub(crate) const STATEMENTS: &[&Stmt] = &[&EXTEND, &ALIVE, &PUT, &HAND_BACK, &FREE_ALL];
 
 impl Op for KeepLeases {
     type Out = Vec<Kept>;
@@ -77,7 +53,7 @@ impl Op for KeepLeases {
         let mut kept = Vec::with_capacity(self.leases.len());
         for (id, generation) in &self.leases {
             let values = [(*id).into(), (*generation).into(), self.worker.as_str().into(), until.0.into()];
-            if let Some(row) = tx.row(&EXTEND_ONE, &values).await? {
+            if let Some(row) = tx.row(&EXTEND, &values).await? {
                 kept.push(Kept { id: *id, generation: *generation, attention: row.int(0)? != 0 });
             }
         }

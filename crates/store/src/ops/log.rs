@@ -1,14 +1,19 @@
 //! Reading the log: the events of one request, and the feed that every follower reads.
 //!
 //! SQLite has one writer, so the order of positions is the order of commits, and a follower that remembers
-//! a position misses nothing.
+//! a position misses nothing. PostgreSQL has many: what is inserted first may be committed last. There each
+//! event gets its place in the feed once and for all from whoever reads the log next after its commit, under
+//! a lock ([`catch_up`]): what is visible and has no place yet is placed in order of insertion. So the order
+//! of the feed is that in which events became visible, without a gap, the same for every follower, and one
+//! number is a cursor in both databases (H34; docs/decisions/0009). What may still be without a place is
+//! found by the horizon: every event of an older transaction has one.
 
 use provisor_core::event::{Event, EventKind};
 use provisor_core::{EventId, Kind, RequestId, State, TenantId, Timestamp};
 use serde::Deserialize;
 
 use crate::op::{Mode, Op, OpError};
-use crate::tx::{Stmt, Tx, both};
+use crate::tx::{Stmt, Tx, both, each};
 use crate::value::{Row, Val};
 
 /// Entries of one answer at most.
@@ -24,6 +29,28 @@ macro_rules! entries {
     };
 }
 
+macro_rules! placed {
+    ($place:literal, $from:literal, $($tail:tt)+) => {
+        concat!(
+            "select ", $place, ", event.id, event.subject, event.version, event.sequence, event.kind, event.tenant, event.at,",
+            " event.body from ", $from, " where ", $($tail)+
+        )
+    };
+}
+
+/// The same for PostgreSQL.
+macro_rules! placed_feed {
+    ($driver:literal) => {
+        placed!(
+            "feed.place",
+            "feed join event on event.position = feed.position",
+            $driver,
+            "feed.place > ?1 and feed.place <= ?2 and (?3 is null or strpos(?3, ' ' || event.kind || ' ') > 0)",
+            " and (?4 = 0 or event.sequence is not null) order by feed.place limit ?5"
+        )
+    };
+}
+
 /// ?1 after, ?2 up to, ?3 kinds, ?4 published only, ?5 limit.
 macro_rules! feed {
     ($driver:literal) => {
@@ -35,15 +62,49 @@ macro_rules! feed {
     };
 }
 
-const OF_SUBJECT: Stmt = both(entries!("subject = ?1 and version > ?2 order by version limit ?3"));
-const FEED: Stmt = both(feed!(""));
+const OF_SUBJECT: Stmt = each(
+    entries!("subject = ?1 and version > ?2 order by version limit ?3"),
+    placed!(
+        "coalesce(feed.place, 0)",
+        "event left join feed on feed.position = event.position",
+        "event.subject = ?1 and event.version > ?2 order by event.version limit ?3"
+    ),
+);
+const FEED: Stmt = each(feed!(""), placed_feed!(""));
 // Why the tenant's id too: a deleted tenant's name may be taken by another one, who must not see its log.
-const FEED_OF_TENANT: Stmt =
-    both(feed!("tenant = ?6 and exists (select 1 from request where request.id = event.subject and request.tenant = ?7) and "));
+const FEED_OF_TENANT: Stmt = each(
+    feed!("tenant = ?6 and exists (select 1 from request where request.id = event.subject and request.tenant = ?7) and "),
+    placed_feed!(
+        "feed.tenant = ?6 and exists (select 1 from request where request.id = event.subject and request.tenant = ?7) and "
+    ),
+);
 const TENANT_NAME: Stmt = both("select name from tenant where id = ?1");
-const HEAD: Stmt = both("select coalesce(max(position), 0) from event");
+const HEAD: Stmt = each("select coalesce(max(position), 0) from event", "select head from feed_state");
+const IS_BEHIND: Stmt = each(
+    "select 0",
+    "select 1 from feed_state s join event e on e.tx >= s.horizon \
+     where not exists (select 1 from feed f where f.position = e.position) limit 1",
+);
+// H18: the lock in a statement of its own, so that the next one sees what its last holder did.
+const LOCK_FEED: Stmt = each("select 0", "select head from feed_state for update");
+// Why the horizon stays after a full round: what was left out of it may be of an older transaction.
+const PLACE: Stmt = each(
+    "select 0 * ?1",
+    "with fresh as (select e.position, e.tenant from feed_state s join event e on e.tx >= s.horizon \
+        where not exists (select 1 from feed f where f.position = e.position) order by e.position limit ?1), \
+     placed as (insert into feed (place, position, tenant) \
+        select s.head + row_number() over (order by f.position), f.position, f.tenant from fresh f cross join feed_state s returning 1), \
+     counted as (select count(*) as many from placed) \
+     update feed_state set head = head + counted.many, \
+        horizon = case when counted.many < ?1 then pg_snapshot_xmin(pg_current_snapshot()) else horizon end \
+     from counted returning counted.many",
+);
 
-pub(crate) const STATEMENTS: &[&Stmt] = &[&OF_SUBJECT, &FEED, &FEED_OF_TENANT, &TENANT_NAME, &HEAD];
+pub(crate) const STATEMENTS: &[&Stmt] =
+    &[&OF_SUBJECT, &FEED, &FEED_OF_TENANT, &TENANT_NAME, &HEAD, &IS_BEHIND, &LOCK_FEED, &PLACE];
+
+/// Events that get their place in one statement.
+const PLACED_AT_ONCE: i64 = 20_000;
 
 /// The request of a published event, as it was then.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -126,7 +187,7 @@ impl EntriesOf {
 impl Op for EntriesOf {
     type Out = Vec<Entry>;
     const NAME: &'static str = "entries_of";
-    const MODE: Mode = Mode::Read;
+    const MODE: Mode = Mode::Follow;
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
         let rows = tx.rows(&OF_SUBJECT, &[self.subject.into(), self.after.into(), SUBJECT_LIMIT.into()]).await?;
         rows.iter().map(Entry::read).collect()
@@ -162,7 +223,7 @@ pub struct FeedPage {
 impl Op for Feed {
     type Out = FeedPage;
     const NAME: &'static str = "feed";
-    const MODE: Mode = Mode::Read;
+    const MODE: Mode = Mode::Follow;
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
         let limit = self.limit.clamp(1, PAGE_LIMIT);
         let head = head(tx).await?;
@@ -196,9 +257,25 @@ pub struct Head;
 impl Op for Head {
     type Out = i64;
     const NAME: &'static str = "head";
-    const MODE: Mode = Mode::Read;
+    const MODE: Mode = Mode::Follow;
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
         head(tx).await
+    }
+}
+
+/// Whether something is committed that has no place in the feed yet.
+pub(crate) async fn is_behind(tx: &mut Tx<'_>) -> Result<bool, OpError> {
+    tx.row(&IS_BEHIND, &[]).await?.map_or(Ok(false), |row| Ok(row.int(0)? != 0))
+}
+
+/// Gives a place in the feed to all that is visible and has none.
+pub(crate) async fn catch_up(tx: &mut Tx<'_>) -> Result<(), OpError> {
+    tx.rows(&LOCK_FEED, &[]).await?;
+    loop {
+        let placed = tx.row(&PLACE, &[PLACED_AT_ONCE.into()]).await?.map_or(Ok(0), |row| row.int(0))?;
+        if placed < PLACED_AT_ONCE {
+            return Ok(());
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use provisor_core::{Class, ClusterId, Failure, RequestId, Run, Span, Spec};
 use serde::Deserialize;
 
 use crate::op::OpError;
-use crate::tx::{Stmt, Tx, both};
+use crate::tx::{Stmt, Tx, both, each};
 
 const CLUSTERS: Stmt = both(
     "select id, spec, health, draining, identity, reserved_cpu + used_cpu, reserved_memory + used_memory, \
@@ -31,7 +31,10 @@ const ELDERS: Stmt = both(
      and t.in_work < t.max_concurrent order by r.no_room_since limit ?2",
 );
 
-pub(crate) const STATEMENTS: &[&Stmt] = &[&CLUSTERS, &ELDERS];
+// H18: before what they hold is read in a statement of its own.
+const LOCK: Stmt = each("select id from cluster order by id", "select id from cluster order by id for update");
+
+pub(crate) const STATEMENTS: &[&Stmt] = &[&CLUSTERS, &ELDERS, &LOCK];
 
 /// After this long without a place, younger requests may not take room on its best cluster (H16).
 const KEPT_AFTER: Span = Span::seconds(900);
@@ -64,6 +67,12 @@ pub(crate) enum Placed {
 }
 
 impl Clusters {
+    /// Locks them all, for who is going to place, and reads them.
+    pub(crate) async fn locked(tx: &mut Tx<'_>, planner: &dyn Planner) -> Result<Self, OpError> {
+        tx.rows(&LOCK, &[]).await?;
+        Self::load(tx, planner).await
+    }
+
     /// Reads them all; there are tens or hundreds, not millions.
     pub(crate) async fn read(tx: &mut Tx<'_>) -> Result<Self, OpError> {
         let mut found = Self { candidates: Vec::new(), identities: BTreeMap::new(), kept: Vec::new() };

@@ -37,7 +37,10 @@ impl Op for OpenReader {
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
         let start = match self.start {
             Start::Beginning => 0,
-            Start::Head => log::head(tx).await?,
+            Start::Head => {
+                log::catch_up(tx).await?;
+                log::head(tx).await?
+            }
         };
         tx.exec(&OPEN, &[self.name.as_str().into(), start.into()]).await?;
         position(tx, &self.name).await?.ok_or(OpError::NotFound("reader"))
@@ -113,7 +116,7 @@ pub struct Backlogs;
 impl Op for Backlogs {
     type Out = Vec<Backlog>;
     const NAME: &'static str = "backlogs";
-    const MODE: Mode = Mode::Read;
+    const MODE: Mode = Mode::Follow;
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
         let head = log::head(tx).await?;
         let rows = tx.rows(&ALL, &[]).await?;

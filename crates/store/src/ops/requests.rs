@@ -19,7 +19,8 @@ const IDS_LIMIT: usize = 1000;
 macro_rules! view {
     ($from:literal, $tail:literal) => {
         concat!(
-            "select request.run, tenant.name, request.version, request.events, request.published, request.updated_at from ",
+            "select request.run, tenant.name, request.version, request.events, request.published, request.updated_at, \
+             case when tenant.in_work >= tenant.max_concurrent then 1 else 0 end from ",
             $from,
             " left join tenant on tenant.id = request.tenant where ",
             $tail
@@ -75,6 +76,8 @@ pub struct RequestView {
     pub published: i64,
     /// When it was last changed.
     pub updated_at: Timestamp,
+    /// Its tenant has as many in work as it may (SPEC 6.2): then it is that which a queued one waits for.
+    pub tenant_is_full: bool,
 }
 
 impl RequestView {
@@ -86,6 +89,7 @@ impl RequestView {
             events: row.int(3)?,
             published: row.int(4)?,
             updated_at: Timestamp(row.int(5)?),
+            tenant_is_full: row.int(6)? != 0,
             run,
         })
     }

@@ -11,11 +11,11 @@ use provisor_core::id::EventId;
 use provisor_core::quota::Amounts;
 use provisor_core::run::{AttemptState, Command, Moment, RUN_VERSION, Row as LedgerRow};
 use provisor_core::workflow::plan::Planner;
-use provisor_core::{ClusterId, RequestId, Run, Span, State, Timestamp};
+use provisor_core::{ClusterId, RequestId, Run, Span, State, TenantId, Timestamp};
 use serde_json::json;
 
 use crate::op::OpError;
-use crate::tx::{Stmt, Tx, both};
+use crate::tx::{Stmt, Tx, both, each};
 use crate::value::{Row, Val, to_json};
 
 /// What every pipeline operation needs of its surroundings; shared by all of them.
@@ -69,6 +69,7 @@ pub(crate) struct Loaded {
     pub published: i64,
     pub generation: i64,
     pub worker: Option<String>,
+    updated_at: Timestamp,
     state: State,
     in_work: bool,
     ledger: Vec<LedgerRow>,
@@ -94,10 +95,22 @@ pub(crate) enum Lease<'a> {
     Attention(Timestamp),
 }
 
-const LOAD: Stmt = both(
-    "select r.run, coalesce(t.name, ''), r.version, r.events, r.published, r.generation, r.worker \
-     from request r left join tenant t on t.id = r.tenant where r.id = ?1",
-);
+macro_rules! load {
+    ($tail:literal) => {
+        concat!(
+            "select r.run, coalesce(t.name, ''), r.version, r.events, r.published, r.generation, r.worker, r.updated_at",
+            " from request r left join tenant t on t.id = r.tenant where r.id = ?1",
+            $tail
+        )
+    };
+}
+
+// Rows are locked in this order on PostgreSQL: requests, then tenants, then clusters, each kind by its id.
+// Who must do otherwise skips what is locked, or is run again after a deadlock.
+const LOAD: Stmt = each(load!(""), load!(" for update of r"));
+const READ: Stmt = both(load!(""));
+const LOCK: Stmt = each("select id from request where id = ?1", "select id from request where id = ?1 for update");
+const LOCK_TENANT: Stmt = each("select id from tenant where id = ?1", "select id from tenant where id = ?1 for update");
 const UPDATE: Stmt = both(
     "update request set state = ?2, live = ?3, run = ?4, version = version + 1, events = ?5, published = ?6, \
      in_work = ?7, updated_at = ?8, no_room_since = ?9, generation = ?10, worker = ?11, due_at = ?12, attention = 0 \
@@ -131,14 +144,19 @@ const HOLD_TENANT: Stmt = both(
      used_vps = used_vps + ?5, used_kubernetes_namespace = used_kubernetes_namespace + ?6, \
      used_environment = used_environment + ?7, used_managed = used_managed + ?8, in_work = in_work + ?9 where id = ?1",
 );
-const DEPENDENTS: Stmt = both(
+const DEPENDENTS: Stmt = each(
     // Why a cross join: SQLite keeps its order, so the few dependents are asked, not the whole queue.
     "select d.request from dependency d cross join request r where r.id = d.request and d.prerequisite = ?1 and r.state = 'queued'",
+    "select d.request from dependency d join request r on r.id = d.request where d.prerequisite = ?1 and r.state = 'queued' \
+     order by d.request",
 );
 const WAKE: Stmt = both("update request set due_at = ?2 where id = ?1 and state = 'queued' and due_at > ?2");
 
 pub(crate) const STATEMENTS: &[&Stmt] = &[
     &LOAD,
+    &READ,
+    &LOCK,
+    &LOCK_TENANT,
     &UPDATE,
     &UPDATE_ATTENTION,
     &INSERT,
@@ -150,10 +168,26 @@ pub(crate) const STATEMENTS: &[&Stmt] = &[
     &WAKE,
 ];
 
-/// Loads a run with what is needed to keep it.
+/// Loads a run with what is needed to keep it, and locks it.
 pub(crate) async fn load(tx: &mut Tx<'_>, id: RequestId) -> Result<Option<Loaded>, OpError> {
     let Some(row) = tx.row(&LOAD, &[id.into()]).await? else { return Ok(None) };
     Ok(Some(loaded(&row)?))
+}
+
+/// Loads a run that is only to be shown.
+pub(crate) async fn read(tx: &mut Tx<'_>, id: RequestId) -> Result<Option<Loaded>, OpError> {
+    let Some(row) = tx.row(&READ, &[id.into()]).await? else { return Ok(None) };
+    Ok(Some(loaded(&row)?))
+}
+
+/// Locks a request before the tenants and clusters that are locked with it.
+pub(crate) async fn lock(tx: &mut Tx<'_>, id: RequestId) -> Result<(), OpError> {
+    tx.rows(&LOCK, &[id.into()]).await.map(drop)
+}
+
+/// Locks a tenant before the clusters that are locked with it.
+pub(crate) async fn lock_tenant(tx: &mut Tx<'_>, id: TenantId) -> Result<(), OpError> {
+    tx.rows(&LOCK_TENANT, &[id.into()]).await.map(drop)
 }
 
 fn loaded(row: &Row) -> Result<Loaded, OpError> {
@@ -165,6 +199,7 @@ fn loaded(row: &Row) -> Result<Loaded, OpError> {
         published: row.int(4)?,
         generation: row.int(5)?,
         worker: row.opt_text(6)?.map(str::to_owned),
+        updated_at: Timestamp(row.int(7)?),
         state: run.state,
         in_work: run.is_in_work(),
         ledger: run.ledger.clone(),
@@ -215,8 +250,11 @@ async fn keep(
     now: Timestamp,
     chance: &mut SplitMix,
 ) -> Result<Loaded, OpError> {
-    append(tx, &mut loaded, events, now, chance).await?;
-    write_row(tx, &loaded, lease, now).await?;
+    // Of two transactions the one that began first may come to the row last; its events are not dated back (H40).
+    let at = now.max(loaded.updated_at);
+    append(tx, &mut loaded, events, at, chance).await?;
+    write_row(tx, &loaded, lease, at).await?;
+    loaded.updated_at = at;
     loaded.version += 1;
     project(tx, &mut loaded).await?;
     loaded.state = loaded.run.state;
@@ -255,6 +293,11 @@ async fn project(tx: &mut Tx<'_>, loaded: &mut Loaded) -> Result<(), OpError> {
     let changed = run.ledger.iter().filter(|r| !loaded.ledger.iter().any(|o| o.id == r.id && same_projection(o, r)));
     let rows: Vec<Vec<Val>> = changed.map(|r| resource_values(run.id, r)).collect();
     tx.batch(&UPSERT_RESOURCE, &rows).await?;
+    let count = i64::from(run.holds_quota()) - i64::from(!loaded.state.is_terminal());
+    let work = i64::from(run.is_in_work()) - i64::from(loaded.in_work);
+    if count != 0 || work != 0 {
+        hold_tenant(tx, run, count, work).await?;
+    }
     let after = holdings(run);
     for cluster in loaded.holdings.keys().chain(after.keys()).collect::<std::collections::BTreeSet<_>>() {
         let old = loaded.holdings.get(cluster).copied().unwrap_or_default();
@@ -274,11 +317,6 @@ async fn project(tx: &mut Tx<'_>, loaded: &mut Loaded) -> Result<(), OpError> {
             ];
             tx.exec(&HOLD_CLUSTER, &values).await?;
         }
-    }
-    let count = i64::from(run.holds_quota()) - i64::from(!loaded.state.is_terminal());
-    let work = i64::from(run.is_in_work()) - i64::from(loaded.in_work);
-    if count != 0 || work != 0 {
-        hold_tenant(tx, run, count, work).await?;
     }
     loaded.ledger.clone_from(&run.ledger);
     loaded.holdings = after;
@@ -403,6 +441,7 @@ pub(crate) async fn insert(
         published: 0,
         generation: 0,
         worker: None,
+        updated_at: now,
         state: run.state,
         in_work: false,
         ledger: Vec::new(),
@@ -482,6 +521,7 @@ impl super::requests::RequestView {
             events: loaded.events,
             published: loaded.published,
             updated_at: now,
+            tenant_is_full: false,
         }
     }
 }

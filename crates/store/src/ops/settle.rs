@@ -95,7 +95,8 @@ fn is_asking(run: &Run, generation: i64) -> bool {
 pub(crate) async fn advance(tx: &mut Tx<'_>, run: &mut Run, m: &mut Moment<'_>) -> Result<Directive, OpError> {
     let mut directive = run.advance(m);
     while directive.launch {
-        let mut clusters = Clusters::load(tx, m.planner).await?;
+        save::lock_tenant(tx, run.tenant).await?;
+        let mut clusters = Clusters::locked(tx, m.planner).await?;
         if !matches!(clusters.place(run, m), Placed::Launched) {
             let failure = run.error.clone().unwrap_or_else(|| {
                 provisor_core::Failure::new(provisor_core::Class::Capacity, "no_cluster", "no other cluster has room")

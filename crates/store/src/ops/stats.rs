@@ -8,10 +8,11 @@ use super::clusters::ListClusters;
 use super::log;
 use super::readers::{Backlog, Backlogs};
 use crate::op::{Mode, Op, OpError};
-use crate::tx::{Stmt, Tx, both};
+use crate::tx::{Stmt, Tx, both, each};
 
 const CENSUS: Stmt = both("select state, kind, count(*) from request group by state, kind");
-const IN_WORK: Stmt = both("select coalesce(sum(in_work), 0) from tenant");
+const IN_WORK: Stmt =
+    each("select coalesce(sum(in_work), 0) from tenant", "select coalesce(sum(in_work), 0)::bigint from tenant");
 const LEASES: Stmt = both("select count(*) from request where worker is not null");
 const OPEN: Stmt = both("select state, count(*) from resource where open = 1 group by state");
 
@@ -64,7 +65,7 @@ pub struct Stats;
 impl Op for Stats {
     type Out = Numbers;
     const NAME: &'static str = "stats";
-    const MODE: Mode = Mode::Read;
+    const MODE: Mode = Mode::Follow;
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
         let mut requests = Vec::new();
         for row in tx.rows(&CENSUS, &[]).await? {

@@ -11,7 +11,7 @@ use provisor_core::tenant::TenantSpec;
 use provisor_core::{Kind, TenantId, Timestamp};
 
 use crate::op::{Mode, Op, OpError};
-use crate::tx::{Stmt, Tx, both};
+use crate::tx::{Stmt, Tx, both, each};
 use crate::value::{Row, to_json};
 
 /// Tenants on one page at most.
@@ -37,9 +37,11 @@ const INSERT: Stmt = both(
 const UPDATE: Stmt = both("update tenant set spec = ?2, max_concurrent = ?3, version = version + 1 where id = ?1");
 const LIVE: Stmt = both("select count(*) from request where tenant = ?1 and live = 1");
 const REVOKE: Stmt = both("update token set revoked_at = ?2 where tenant = ?1 and revoked_at is null");
+// H18: before the version is compared or the requests are counted.
+const LOCK: Stmt = each("select id from tenant where id = ?1", "select id from tenant where id = ?1 for update");
 const DELETE: Stmt = both("delete from tenant where id = ?1");
 
-pub(crate) const STATEMENTS: &[&Stmt] = &[&BY_ID, &BY_NAME, &LIST, &INSERT, &UPDATE, &LIVE, &REVOKE, &DELETE];
+pub(crate) const STATEMENTS: &[&Stmt] = &[&BY_ID, &BY_NAME, &LIST, &INSERT, &UPDATE, &LIVE, &REVOKE, &LOCK, &DELETE];
 
 /// A tenant as it is shown.
 #[derive(Debug, Clone, PartialEq)]
@@ -157,6 +159,7 @@ impl Op for UpdateTenant {
     const NAME: &'static str = "update_tenant";
     const MODE: Mode = Mode::Write;
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
+        tx.rows(&LOCK, &[self.id.into()]).await?;
         let old = get(tx, self.id).await?;
         check_version(self.if_match, old.version)?;
         if old.spec.name != self.spec.name {
@@ -189,6 +192,7 @@ impl Op for DeleteTenant {
     const NAME: &'static str = "delete_tenant";
     const MODE: Mode = Mode::Write;
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
+        tx.rows(&LOCK, &[self.id.into()]).await?;
         check_version(self.if_match, get(tx, self.id).await?.version)?;
         let live = tx.row(&LIVE, &[self.id.into()]).await?.map_or(Ok(0), |r| r.int(0))?;
         if live > 0 {

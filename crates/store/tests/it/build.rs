@@ -69,6 +69,11 @@ impl World {
         Self::over(Store::in_memory(ManualClock::new(START).clock()).unwrap(), None)
     }
 
+    /// `None` on a machine without PostgreSQL.
+    pub fn postgres() -> Option<Self> {
+        Some(Self::over(crate::postgres::store()?, None))
+    }
+
     pub fn over(store: Store, folder: Option<Folder>) -> Self {
         Self { store, chance: Mutex::new(SplitMix::new(1)), millis: AtomicU64::new(1), _folder: folder }
     }

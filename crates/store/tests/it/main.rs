@@ -1,4 +1,4 @@
-//! The store's tests: every operation on both SQLite drivers, and what is special to each driver.
+//! The store's tests: every operation on both SQLite drivers and on PostgreSQL, and what is special to each driver.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, unreachable_pub)]
 
 mod build;
@@ -6,5 +6,6 @@ mod drivers;
 mod opening;
 mod ops;
 mod pipeline;
+mod postgres;
 mod prepare;
 mod vault;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use provisor_store::Store;
+use provisor_store::driver::postgres::numbered;
 use provisor_store::ops::ALL_STATEMENTS;
 use rusqlite::Connection;
 
@@ -35,6 +36,47 @@ fn every_statement_can_be_prepared() {
         }
     }
     assert!(count > 40, "{count}");
+}
+
+/// The same on PostgreSQL, and there is an index for each condition on a large table: with reading through
+/// made as dear as can be, none is read through all the same.
+#[test]
+fn every_statement_can_be_prepared_and_has_its_index_on_postgres() {
+    let Some(url) = crate::postgres::database() else { return };
+    drop(Store::open_postgres(&url).unwrap());
+    let mut faults = Vec::new();
+    let mut script = String::new();
+    let mut texts = Vec::new();
+    for (file, statements) in ALL_STATEMENTS {
+        for statement in *statements {
+            let text = statement.postgres.unwrap_or(statement.text);
+            let count = (1..30).take_while(|n| text.contains(&format!("?{n}"))).count();
+            let name = format!("s{}", texts.len());
+            let nulls = if count == 0 { String::new() } else { format!("({})", vec!["null"; count].join(", ")) };
+            // Told apart in the answers by a row of its own.
+            let prepare = format!("prepare {name} as {};", numbered(text));
+            script.extend([prepare, format!("select '#{name}'; explain (costs off) execute {name}{nulls};\n")]);
+            texts.push((*file, text));
+        }
+    }
+    let set = "set plan_cache_mode = force_generic_plan; set enable_seqscan = off;\n";
+    let mut current = 0;
+    for line in crate::postgres::sql(&url, &format!("{set}{script}")) {
+        if let Some(number) = line.strip_prefix("#s") {
+            current = number.parse().unwrap();
+            continue;
+        }
+        let (file, text) = texts[current];
+        if std::env::var_os("SHOW_PLANS").is_some() {
+            eprintln!("{file}: {text}\n    {line}");
+        }
+        let scanned = line.split("Seq Scan on ").nth(1).and_then(|rest| rest.split(' ').next());
+        if scanned.is_some_and(|table| LARGE.contains(&table)) {
+            faults.push(format!("{file}: {line}\n    {text}"));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(texts.len() > 40 && current == texts.len() - 1, "{current} of {}", texts.len());
 }
 
 /// The large tables of a statement under all the names that it gives them.

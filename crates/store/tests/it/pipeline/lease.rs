@@ -7,7 +7,7 @@ use provisor_core::event::EventKind;
 use provisor_core::run::Command;
 use provisor_core::{Class, RequestId, ResourceId, Span, State, Timestamp};
 use provisor_store::OpError;
-use provisor_store::ops::heartbeat::{FreeAll, HandBack, Heartbeat, KeepLeases, Kept};
+use provisor_store::ops::heartbeat::{FreeAll, HandBack, KeepLeases, Kept};
 use provisor_store::ops::log::EntriesOf;
 use provisor_store::ops::meta::GetMeta;
 use provisor_store::ops::reappeared::Reappeared;
@@ -16,11 +16,6 @@ use serde_json::json;
 use super::scene::{LEASE, Lease, Scene, failed, good, names};
 use super::tables::{assert_same, row_of};
 use crate::build::START;
-
-async fn beat(scene: &Scene, worker: &str) -> Vec<Kept> {
-    let beat = Heartbeat { worker: worker.to_owned(), context: Arc::clone(&scene.context) };
-    scene.store.run(beat).await.unwrap()
-}
 
 async fn keep(scene: &Scene, worker: &str, leases: &[(RequestId, i64)]) -> Vec<Kept> {
     let keep = KeepLeases { worker: worker.to_owned(), leases: leases.to_vec(), context: Arc::clone(&scene.context) };
@@ -40,13 +35,13 @@ pub async fn a_heartbeat_extends_its_own(scene: Scene) {
     let (mine, other) = (scene.admit("mine", json!({})).await, scene.admit("other", json!({})).await);
     let one = scene.take("one").await;
     let two = scene.take("two").await;
-    assert_eq!(beat(&scene, "nobody").await, []);
+    assert_eq!(keep(&scene, "nobody", &[(one.id, 1)]).await, []);
     scene.clock.advance(Span::seconds(4));
-    let kept = beat(&scene, "one").await;
+    let kept = keep(&scene, "one", &[(one.id, 1)]).await;
     assert_eq!(kept, [Kept { id: one.id, generation: 1, attention: false }]);
     let later = START.plus(Span::seconds(4)).plus(LEASE);
     assert_eq!((due(&scene, one.id).await, due(&scene, two.id).await), (later, START.plus(LEASE)));
-    // By name, and only what is still so.
+    // Only what is still so.
     scene.clock.advance(Span::seconds(4));
     let named = [(two.id, 1), (two.id, 7), (one.id, 1)];
     assert_eq!(keep(&scene, "two", &named).await, [Kept { id: two.id, generation: 1, attention: false }]);
@@ -75,15 +70,15 @@ pub async fn a_lease_that_its_holder_does_not_know_runs_out(scene: Scene) {
 pub async fn h12_time_without_any_worker_is_counted(scene: Scene) {
     let scene = scene.with_one_of_each().await;
     let downtime = || scene.context.downtime.load(Ordering::Relaxed);
-    beat(&scene, "w").await;
+    keep(&scene, "w", &[]).await;
     scene.clock.advance(Span(LEASE.0 * 2));
-    beat(&scene, "w").await;
+    keep(&scene, "w", &[]).await;
     assert_eq!(downtime(), 0, "two leases are not yet a gap");
     scene.clock.advance(Span::seconds(3600));
     keep(&scene, "other", &[]).await;
     assert_eq!(downtime(), Span::seconds(3600).0);
     scene.clock.advance(Span::seconds(60));
-    beat(&scene, "w").await;
+    keep(&scene, "w", &[]).await;
     assert_eq!(downtime(), Span::seconds(3660).0);
     let stored = scene.store.run(GetMeta { name: "downtime".to_owned() }).await.unwrap();
     assert_eq!(stored, Some(Span::seconds(3660).0.to_string()));
@@ -168,13 +163,12 @@ pub async fn a_command_leaves_a_note_for_the_holder(scene: Scene) {
     // Told at every heartbeat, until the holder has looked.
     for _ in 0..2 {
         assert!(keep(&scene, "w", &[(id, 1)]).await[0].attention);
-        assert!(beat(&scene, "w").await[0].attention);
     }
     // The create was under way: its answer goes into the ledger, and what it made is released.
     let settled = scene.settle(&lease, vec![good(&lease.calls[0])]).await.unwrap();
     assert_eq!((settled.run.state, names(&settled.calls)), (State::RollingBack, vec!["delete_volume".to_owned()]));
     assert!(!row_of(&scene.store, id).await.attention);
-    assert!(!beat(&scene, "w").await[0].attention);
+    assert!(!keep(&scene, "w", &[(id, 1)]).await[0].attention);
     lease.calls = settled.calls;
     scene.drive(lease).await;
     let row = row_of(&scene.store, id).await;

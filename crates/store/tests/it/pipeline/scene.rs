@@ -8,14 +8,15 @@ use provisor_core::cluster::{ClusterSpec, Health, HealthState};
 use provisor_core::event::Actor;
 use provisor_core::id::{Id, Named};
 use provisor_core::lifecycle::Step;
-use provisor_core::run::Command;
+use provisor_core::run::{Command, ManualInput};
 use provisor_core::spec::{Seal, Sealed};
 use provisor_core::tenant::TenantSpec;
 use provisor_core::workflow::plan::PLAN_VERSION;
 use provisor_core::workflow::{Answer, Call, Made, Plan, Planned, Planner, Reply, Task};
 use provisor_core::{Class, ClusterId, Failure, RequestId, Run, Span, Spec, State, Timestamp};
 use provisor_store::clock::ManualClock;
-use provisor_store::driver::{Driver, Faulty, Inline, Sqlite};
+use provisor_store::driver::postgres::Lanes;
+use provisor_store::driver::{Driver, Faulty, Inline, Postgres, Sqlite};
 use provisor_store::ops::admit::{Admit, Idempotency};
 use provisor_store::ops::claim::{Batch, Claim, Claimed};
 use provisor_store::ops::clusters::{ClusterView, CreateCluster, GetCluster, SetHealth};
@@ -108,6 +109,17 @@ impl Scene {
         let clock = ManualClock::new(START);
         let driver = Inline::in_memory(clock.clock()).unwrap();
         Self::over(Arc::new(driver), clock, None)
+    }
+
+    /// `None` on a machine without PostgreSQL.
+    pub fn postgres() -> Option<Self> {
+        Self::postgres_with(crate::postgres::FEW)
+    }
+
+    pub fn postgres_with(lanes: Lanes) -> Option<Self> {
+        let clock = ManualClock::new(START);
+        let driver = Postgres::open_with(&crate::postgres::database()?, lanes, Some(clock.clock())).unwrap();
+        Some(Self::over(Arc::new(driver), clock, None))
     }
 
     fn over(driver: Arc<dyn Driver>, clock: Arc<ManualClock>, folder: Option<Folder>) -> Self {
@@ -230,12 +242,18 @@ impl Scene {
         }
     }
 
-    /// Claims and drives everything until a request is in a state; time goes on when nothing is due.
+    /// Claims and drives everything until a request is in a state; time goes on when nothing is due, and a person
+    /// confirms what is asked (H17).
     pub async fn until(&self, id: RequestId, state: State) -> Run {
         for _ in 0..2000 {
             let run = self.run_of(id).await;
             if run.state == state {
                 return run;
+            }
+            if run.confirmation.as_ref().is_some_and(|c| c.given.is_none()) {
+                let yes = ManualInput { endpoints: Vec::new(), credentials: None };
+                self.ask(id, Command::ManualInput(yes)).await.unwrap();
+                continue;
             }
             let batch = self.claim("hands", 64).await;
             let (busy, due) = (batch.busy, batch.next_due);

@@ -1,0 +1,304 @@
+//! Connecting, checking and migrating: everything that can be wrong at the start, each told in one line.
+
+use std::time::Duration;
+
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config, NoTls};
+
+use super::faults;
+
+/// The first version that we know to work.
+const OLDEST: i64 = 15;
+/// Everybody who migrates takes this lock: "Pvsr".
+const MIGRATION_LOCK: i64 = 0x5076_7372;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// When a peer that is gone without a word is noticed.
+const SILENCE_LIMIT: Duration = Duration::from_secs(15);
+
+/// The migrations, in order; forwards only. `migrations_are_all_listed` compares with the folder.
+const MIGRATIONS: &[(&str, &str)] = &[("V1__first", include_str!("../../../migrations/postgres/V1__first.sql"))];
+
+/// What every session of ours is set to. A transaction that stands still is ended by the server, because it
+/// holds up the log's horizon and its locks hold up others.
+const SESSION: &str = "set statement_timeout = '20s'; set lock_timeout = '15s'; set idle_in_transaction_session_timeout = '20s'; \
+     set client_min_messages = warning; set jit = off; set synchronous_commit = on";
+
+/// Why a PostgreSQL database could not be opened: what and where, in one line and without the password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PostgresError {
+    /// The text is no URL of a database.
+    #[error("the database URL cannot be used: {reason}")]
+    Url {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The URL asks for an encrypted connection, which this version cannot make.
+    #[error(
+        "the database URL asks for TLS (sslmode=require), which this version of Provisor cannot do yet; use a local proxy or sslmode=prefer"
+    )]
+    Tls,
+    /// Nobody answers there.
+    #[error("the database server at {place} cannot be reached: {reason}")]
+    Unreachable {
+        /// Host, port and database.
+        place: String,
+        /// The system's words.
+        reason: String,
+    },
+    /// Wrong user or password, or no such database.
+    #[error("the database at {place} refuses the login: {reason}")]
+    Login {
+        /// Host, port and database.
+        place: String,
+        /// The server's words.
+        reason: String,
+    },
+    /// An old server.
+    #[error("the database server at {place} is PostgreSQL {found}; {OLDEST} or later is needed")]
+    TooOld {
+        /// Host, port and database.
+        place: String,
+        /// Its version.
+        found: String,
+    },
+    /// Commits are not durable there, or texts are not kept as they are (H42).
+    #[error("the database at {place} has {setting} = {found}; {needed} is needed")]
+    Setting {
+        /// Host, port and database.
+        place: String,
+        /// Which setting.
+        setting: &'static str,
+        /// Its value.
+        found: String,
+        /// What it must be.
+        needed: &'static str,
+    },
+    /// There are tables of somebody else.
+    #[error("the database at {place} has tables of another program; give Provisor a database or a schema of its own")]
+    NotOurs {
+        /// Host, port and database.
+        place: String,
+    },
+    /// A later version of Provisor has migrated it.
+    #[error(
+        "the database at {place} has schema version {found}, but this version of Provisor knows only {known}; use the newer version"
+    )]
+    Newer {
+        /// Host, port and database.
+        place: String,
+        /// The version in the database.
+        found: i64,
+        /// The latest version that we know.
+        known: i64,
+    },
+    /// A migration failed.
+    #[error("the database at {place} could not be migrated: {reason}")]
+    Migration {
+        /// Host, port and database.
+        place: String,
+        /// What failed.
+        reason: String,
+    },
+    /// Anything else that the server says.
+    #[error("the database at {place} could not be opened: {reason}")]
+    Database {
+        /// Host, port and database.
+        place: String,
+        /// The server's words.
+        reason: String,
+    },
+}
+
+/// Whether a URL can be used at all, without connecting.
+pub fn check_url(url: &str) -> Result<(), PostgresError> {
+    Address::parse(url).map(drop)
+}
+
+/// Where and how to connect.
+#[derive(Clone)]
+pub(super) struct Address {
+    config: Config,
+    place: String,
+}
+
+impl Address {
+    pub(super) fn parse(url: &str) -> Result<Self, PostgresError> {
+        let refused = |reason: String| PostgresError::Url { reason };
+        let mut config: Config = url.parse().map_err(|e: tokio_postgres::Error| refused(faults::text(&e)))?;
+        if config.get_hosts().is_empty() {
+            return Err(refused("it names no host, such as postgres://user:password@host:5432/database".to_owned()));
+        }
+        let split = |host: &Host| matches!(host, Host::Tcp(name) if name.contains('@'));
+        if config.get_hosts().iter().any(split) {
+            // Why so few words: what stands before it is a part of the password.
+            return Err(refused("the password holds an @, which must be written as %40".to_owned()));
+        }
+        if config.get_ssl_mode() == SslMode::Require {
+            return Err(PostgresError::Tls);
+        }
+        config.connect_timeout(*config.get_connect_timeout().unwrap_or(&CONNECT_TIMEOUT));
+        config.tcp_user_timeout(SILENCE_LIMIT).keepalives_idle(SILENCE_LIMIT);
+        if config.get_application_name().is_none() {
+            config.application_name("provisor");
+        }
+        let place = place(&config);
+        Ok(Self { config, place })
+    }
+
+    /// A session set up as all of ours are. Must be called where its connection's task may live.
+    pub(super) async fn connect(&self) -> Result<Client, PostgresError> {
+        let (client, link) = self.config.connect(NoTls).await.map_err(|e| self.connect_error(&e))?;
+        tokio::spawn(async move {
+            if let Err(error) = link.await {
+                tracing::warn!(error = faults::text(&error), "a connection to the database ended");
+            }
+        });
+        client.batch_execute(SESSION).await.map_err(|e| self.error(&e))?;
+        Ok(client)
+    }
+
+    /// The first connection: checks the server, then migrates.
+    pub(super) async fn open(&self) -> Result<(), PostgresError> {
+        let (mut client, link) = self.config.connect(NoTls).await.map_err(|e| self.connect_error(&e))?;
+        // It is told at the greeting, so an old server is not asked for what it may not know.
+        let version = link.parameter("server_version").unwrap_or_default().to_owned();
+        let task = tokio::spawn(link);
+        let opened = match self.check(&client, &version).await {
+            Ok(()) => self.migrate(&mut client).await,
+            Err(error) => Err(error),
+        };
+        drop(client);
+        // It ends with its client; what it says about that is of no interest.
+        let _ = task.await;
+        opened
+    }
+
+    /// Before our own settings: the server's must not be weaker than we think.
+    async fn check(&self, client: &Client, version: &str) -> Result<(), PostgresError> {
+        let place = || self.place.clone();
+        let digits = version.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(version.len());
+        if version.get(..digits).and_then(|major| major.parse::<i64>().ok()).unwrap_or(0) < OLDEST {
+            return Err(PostgresError::TooOld { place: place(), found: version.to_owned() });
+        }
+        let needed: [(&'static str, &[&str], &'static str); 3] = [
+            ("fsync", &["on"], "on"),
+            ("synchronous_commit", &["on", "remote_apply"], "on or remote_apply"),
+            ("server_encoding", &["UTF8"], "UTF8"),
+        ];
+        for (setting, good, needed) in needed {
+            let found = self.ask_text(client, &format!("show {setting}")).await?;
+            if !good.contains(&found.as_str()) {
+                return Err(PostgresError::Setting { place: place(), setting, found, needed });
+            }
+        }
+        let read_only = self.ask_text(client, "show transaction_read_only").await?;
+        if read_only != "off" {
+            let (setting, needed) = ("transaction_read_only", "a server that can be written to");
+            return Err(PostgresError::Setting { place: place(), setting, found: read_only, needed });
+        }
+        Ok(())
+    }
+
+    async fn migrate(&self, client: &mut Client) -> Result<(), PostgresError> {
+        client.batch_execute(SESSION).await.map_err(|e| self.error(&e))?;
+        client.batch_execute("set lock_timeout = 0; set statement_timeout = 0").await.map_err(|e| self.error(&e))?;
+        client.batch_execute(&format!("select pg_advisory_lock({MIGRATION_LOCK})")).await.map_err(|e| self.error(&e))?;
+        // The lock goes with the session, which ends here in any case.
+        let failed = |e: refinery::Error| PostgresError::Migration { place: self.place.clone(), reason: one_line(&e) };
+        let listed: Result<Vec<_>, _> = MIGRATIONS.iter().map(|(name, sql)| refinery::Migration::unapplied(name, sql)).collect();
+        let listed = listed.map_err(failed)?;
+        let known = listed.iter().map(|m| i64::from(m.version())).max().unwrap_or(0);
+        let tables = self.ask_text(client, "select count(*)::text from pg_tables where schemaname = current_schema()").await?;
+        let history = self.ask_text(client, "select coalesce(to_regclass('refinery_schema_history')::text, '')").await?;
+        if history.is_empty() && tables != "0" {
+            return Err(PostgresError::NotOurs { place: self.place.clone() });
+        }
+        if !history.is_empty() {
+            let found = self.ask_text(client, "select coalesce(max(version), 0)::text from refinery_schema_history").await?;
+            let found = found.parse().unwrap_or(0);
+            if found > known {
+                return Err(PostgresError::Newer { place: self.place.clone(), found, known });
+            }
+        }
+        refinery::Runner::new(&listed).set_abort_divergent(true).run_async(client).await.map_err(failed)?;
+        // After a restore into another cluster transactions are numbered anew: what has its place is then
+        // found by asking for each (see ops::log).
+        let rebase = "update feed_state set horizon = '0' where horizon > pg_snapshot_xmax(pg_current_snapshot())";
+        client.batch_execute(rebase).await.map_err(|e| self.error(&e))
+    }
+
+    async fn ask_text(&self, client: &Client, text: &str) -> Result<String, PostgresError> {
+        let row = client.query_one(text, &[]).await.map_err(|e| self.error(&e))?;
+        row.try_get(0).map_err(|e| self.error(&e))
+    }
+
+    fn connect_error(&self, error: &tokio_postgres::Error) -> PostgresError {
+        let (place, reason) = (self.place.clone(), faults::text(error));
+        let Some(said) = error.as_db_error() else { return PostgresError::Unreachable { place, reason } };
+        let login = [
+            SqlState::INVALID_PASSWORD,
+            SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+            SqlState::INVALID_CATALOG_NAME,
+            SqlState::INSUFFICIENT_PRIVILEGE,
+        ];
+        if login.contains(said.code()) {
+            PostgresError::Login { place, reason }
+        } else {
+            PostgresError::Unreachable { place, reason }
+        }
+    }
+
+    pub(super) fn database(&self, reason: String) -> PostgresError {
+        PostgresError::Database { place: self.place.clone(), reason }
+    }
+
+    fn error(&self, error: &tokio_postgres::Error) -> PostgresError {
+        PostgresError::Database { place: self.place.clone(), reason: faults::text(error) }
+    }
+}
+
+fn place(config: &Config) -> String {
+    let host = |host: &Host| match host {
+        Host::Tcp(name) => name.clone(),
+        #[cfg(unix)]
+        Host::Unix(path) => path.display().to_string(),
+    };
+    let hosts: Vec<String> = config.get_hosts().iter().map(host).collect();
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    let database = config.get_dbname().or(config.get_user()).unwrap_or_default();
+    format!("{}:{port}/{database}", hosts.join(","))
+}
+
+fn one_line(error: &refinery::Error) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn migrations_are_all_listed() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/postgres");
+        let mut found: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|e| e.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        found.sort();
+        let listed: Vec<&str> = MIGRATIONS.iter().map(|(name, _)| *name).collect();
+        assert_eq!(found, listed);
+    }
+
+    #[test]
+    fn a_place_says_where_and_never_the_password() {
+        let address = Address::parse("postgres://me:secret@db.example:5433/provisor").unwrap();
+        assert_eq!(address.place, "db.example:5433/provisor");
+        assert_eq!(Address::parse("postgres://h/db?sslmode=require").err(), Some(PostgresError::Tls));
+        assert!(matches!(Address::parse("what is this"), Err(PostgresError::Url { .. })));
+        assert!(matches!(Address::parse("postgres:///db"), Err(PostgresError::Url { .. })));
+        let split = Address::parse("postgres://me:sec@ret@db.example/x").err().map(|e| e.to_string()).unwrap();
+        assert!(split.contains("%40") && !split.contains("sec") && !split.contains("ret"), "{split}");
+    }
+}

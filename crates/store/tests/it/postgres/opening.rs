@@ -1,0 +1,94 @@
+//! Opening a PostgreSQL database: refusals that say what and where in one line, and nothing of the password.
+
+use provisor_core::State;
+use provisor_store::driver::postgres::PostgresError;
+use provisor_store::ops::requests::GetRequest;
+use provisor_store::{OpenError, Store};
+
+use super::{database, sql};
+use crate::build::World;
+
+fn refusal(url: &str) -> PostgresError {
+    let error = Store::open_postgres(url).err().expect("it opened");
+    let text = error.to_string();
+    assert!(!text.contains('\n') && !text.contains("provisor:provisor") && !text.contains("hunter2"), "{text}");
+    match error {
+        OpenError::Postgres(error) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn reopening_keeps_everything() {
+    let Some(url) = database() else { return };
+    let run = {
+        let world = World::over(Store::open_postgres(&url).unwrap(), None);
+        let tenant = world.tenant("acme").await;
+        world.request(&tenant, "db", State::Queued).await
+    };
+    let store = Store::open_postgres(&url).unwrap();
+    assert_eq!(store.run(GetRequest { id: run.id, scope: None }).await.unwrap().unwrap().run, run);
+}
+
+#[test]
+fn many_open_an_empty_database_at_once() {
+    let Some(url) = database() else { return };
+    let open = || {
+        let url = url.clone();
+        std::thread::Builder::new().spawn(move || drop(Store::open_postgres(&url).unwrap())).unwrap()
+    };
+    for thread in (0..4).map(|_| open()).collect::<Vec<_>>() {
+        thread.join().unwrap();
+    }
+    assert_eq!(sql(&url, "select count(*) from refinery_schema_history"), ["1"]);
+}
+
+#[test]
+fn wrong_urls_are_refused() {
+    assert!(matches!(refusal("database"), PostgresError::Url { .. }));
+    assert!(matches!(refusal("postgres:///database"), PostgresError::Url { .. }));
+    let error = refusal("postgres://provisor:hunter2@127.0.0.1:1/database");
+    assert!(matches!(&error, PostgresError::Unreachable { place, .. } if place == "127.0.0.1:1/database"), "{error}");
+    assert_eq!(refusal("postgres://provisor:hunter2@127.0.0.1:1/database?sslmode=require"), PostgresError::Tls);
+}
+
+#[test]
+fn a_wrong_login_is_refused() {
+    let Some(url) = database() else { return };
+    for wrong in [url.replace("provisor:provisor", "provisor:hunter2"), format!("{url}_that_is_not_there")] {
+        let error = refusal(&wrong);
+        assert!(matches!(error, PostgresError::Login { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_newer_schema_is_refused() {
+    let Some(url) = database() else { return };
+    drop(Store::open_postgres(&url).unwrap());
+    let newer =
+        "insert into refinery_schema_history (version, name, applied_on, checksum) values (99, 'later', '2030-01-01', '1')";
+    sql(&url, newer);
+    assert!(matches!(refusal(&url), PostgresError::Newer { found: 99, known: 1, .. }));
+}
+
+#[test]
+fn somebody_elses_database_is_refused() {
+    let Some(url) = database() else { return };
+    sql(&url, "create table notes (note text)");
+    assert!(matches!(refusal(&url), PostgresError::NotOurs { .. }));
+}
+
+#[test]
+fn h42_commits_that_are_not_durable_are_refused() {
+    let Some(url) = database() else { return };
+    let name = url.rsplit_once('/').unwrap().1;
+    sql(&url, &format!("alter database {name} set synchronous_commit = off"));
+    let error = refusal(&url);
+    assert!(matches!(&error, PostgresError::Setting { setting: "synchronous_commit", .. }), "{error}");
+    sql(
+        &url,
+        &format!("alter database {name} reset synchronous_commit; alter database {name} set default_transaction_read_only = on"),
+    );
+    let error = refusal(&url);
+    assert!(matches!(&error, PostgresError::Setting { setting: "transaction_read_only", .. }), "{error}");
+}
