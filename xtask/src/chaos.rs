@@ -10,6 +10,8 @@ mod checks;
 mod house;
 mod http;
 mod load;
+mod postgres;
+mod proxy;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,8 @@ use self::checks::{Breach, CHECKS, Seen, list, text};
 use self::house::Process;
 use self::http::{Answer, Http};
 use self::load::{CLUSTERS, Fate, MIX, Mix, Post, TENANTS};
+use self::postgres::Postgres;
+use self::proxy::Proxy;
 use crate::process::must;
 use crate::shell::{Done, Failed, cargo, root, say};
 
@@ -31,7 +35,7 @@ const TOKEN: &str = "pvr_chaos_0123456789abcdefghijklmnopqrstuv";
 /// A kill is worth something with so many requests in work.
 const IN_WORK: usize = 20;
 /// More are sent while fewer than these have not ended.
-const OPEN: usize = 70;
+const OPEN: usize = 40;
 /// But no more than these between two looks.
 const AT_ONCE: usize = 25;
 /// Length of a lease in seconds.
@@ -39,12 +43,26 @@ const LEASE: u64 = 3;
 /// Longest that what may come late is waited for after the last end.
 const SETTLES: Duration = Duration::from_mins(1);
 
+/// Where the state is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Database {
+    /// In the one process that does everything.
+    Sqlite,
+    /// In a server, behind a proxy that cuts, and used by several processes.
+    Postgres,
+}
+
+/// The processes on PostgreSQL: name and role.
+const ROLES: [(&str, &str); 5] =
+    [("serve-1", "serve"), ("serve-2", "serve"), ("serve-3", "serve"), ("serve-4", "serve"), ("serve-5", "serve")];
+
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Asked {
     pub(crate) requests: usize,
     pub(crate) kills: usize,
     pub(crate) seed: u64,
+    pub(crate) database: Database,
     pub(crate) minutes: u64,
     pub(crate) calm: bool,
     pub(crate) keep: bool,
@@ -53,7 +71,16 @@ pub(crate) struct Asked {
 
 impl Default for Asked {
     fn default() -> Self {
-        Self { requests: 500, kills: 20, seed: 1, minutes: 30, calm: false, keep: false, binary: None }
+        Self {
+            requests: 500,
+            kills: 20,
+            seed: 1,
+            database: Database::Sqlite,
+            minutes: 30,
+            calm: false,
+            keep: false,
+            binary: None,
+        }
     }
 }
 
@@ -70,6 +97,13 @@ fn asked(options: &[&str]) -> Done<Asked> {
             "--kills" => asked.kills = usize::try_from(number()?).unwrap_or(usize::MAX),
             "--seed" => asked.seed = number()?,
             "--minutes" => asked.minutes = number()?,
+            "--database" => {
+                asked.database = match options.next() {
+                    Some(&"sqlite") => Database::Sqlite,
+                    Some(&"postgres") => Database::Postgres,
+                    _ => return Err(Failed::new("--database sqlite|postgres")),
+                };
+            }
             "--calm" => asked.calm = true,
             "--keep" => asked.keep = true,
             "--binary" => asked.binary = options.next().map(PathBuf::from),
@@ -110,7 +144,8 @@ fn play(asked: &Asked) -> Done {
 }
 
 fn again(asked: &Asked) -> String {
-    format!("--seed {} --requests {} --kills {}", asked.seed, asked.requests, asked.kills)
+    let database = if asked.database == Database::Postgres { " --database postgres" } else { "" };
+    format!("--seed {} --requests {} --kills {}{database}", asked.seed, asked.requests, asked.kills)
 }
 
 /// Builds the binary as it is now, and says where it is.
@@ -138,8 +173,12 @@ struct Stage<'a> {
     asked: &'a Asked,
     chance: SplitMix,
     begin: Instant,
-    cloud: Process,
     houses: Vec<Process>,
+    cloud: Process,
+    proxy: Option<Proxy>,
+    postgres: Option<Postgres>,
+    restarted: bool,
+    next_cut: Instant,
     posts: Vec<Post>,
     sent: usize,
     names: BTreeMap<String, Fate>,
@@ -156,22 +195,37 @@ struct Stage<'a> {
 impl<'a> Stage<'a> {
     fn open(asked: &'a Asked, home: &Path, binary: &Path) -> Done<Self> {
         let setting = |key: &str, value: &str| (format!("PROVISOR_{key}"), value.to_owned());
-        let settings = [
+        let mut settings = vec![
             setting("AUTH__BOOTSTRAP_TOKEN", TOKEN),
             setting("WORKER__LEASE_SECONDS", &LEASE.to_string()),
+            setting("SECRETS__KEY_FILE", &home.join("secrets.key").to_string_lossy()),
             setting("LOG__LEVEL", "debug"),
         ];
         let mut cloud = Process::new(home, binary, "cloud", "simcloud", &[]);
         cloud.start()?;
-        let mut house = Process::new(home, binary, "serve", "serve", &settings);
-        house.start()?;
+        let (mut postgres, mut proxy) = (None, None);
+        let mut roles = &[("serve", "serve")][..];
+        if asked.database == Database::Postgres {
+            let server = postgres.insert(Postgres::open(home)?);
+            let before = proxy.insert(Proxy::open(server.port)?);
+            let url = format!("postgres://provisor:provisor@{}/postgres?sslmode=disable", before.address);
+            settings.push(setting("DATABASE__URL", &url));
+            roles = &ROLES;
+        }
+        let mut houses: Vec<Process> =
+            roles.iter().map(|(name, role)| Process::new(home, binary, name, role, &settings)).collect();
+        houses.iter_mut().try_for_each(Process::start)?;
         let now = Instant::now();
         Ok(Self {
             asked,
             chance: SplitMix::new(asked.seed ^ 0x6b69_6c6c),
             begin: now,
+            houses,
             cloud,
-            houses: vec![house],
+            proxy,
+            postgres,
+            restarted: false,
+            next_cut: now + Duration::from_secs(5),
             posts: load::posts(asked.seed, asked.requests),
             sent: 0,
             names: BTreeMap::new(),
@@ -184,8 +238,10 @@ impl<'a> Stage<'a> {
         })
     }
 
-    fn http(&self) -> Done<Http> {
-        let house = self.houses.first().ok_or_else(|| Failed::new("nothing is served"))?;
+    /// One of those that serve the API; `turn` goes round.
+    fn http(&self, turn: usize) -> Done<Http> {
+        let mut serving = self.houses.iter().filter(|h| h.listens).cycle().skip(turn % self.houses.len().max(1));
+        let house = serving.next().ok_or_else(|| Failed::new("nothing is served"))?;
         Ok(Http { address: house.address()?, token: TOKEN.to_owned() })
     }
 
@@ -193,19 +249,26 @@ impl<'a> Stage<'a> {
         Ok(Http { address: self.cloud.address()?, token: String::new() })
     }
 
-    /// Asks until there is an answer: what was killed comes back.
-    fn ask(&self, method: &str, path: &str, key: Option<&str>, body: Option<&Value>) -> Done<Answer> {
+    /// Does something by one of those that serve, or by another, until it is done: what was killed comes back.
+    fn by_any<T>(&self, act: impl Fn(&Http) -> Done<T>) -> Done<T> {
         let begin = Instant::now();
+        let mut turn = begin.duration_since(self.begin).subsec_micros() as usize;
         loop {
-            match self.http()?.ask(method, path, key, body) {
-                Ok(answer) if answer.status != 503 => return Ok(answer),
-                Ok(answer) if begin.elapsed() > Duration::from_mins(1) => {
-                    return Err(Failed::new(format!("{method} {path}: {answer:?}")));
-                }
+            match self.http(turn).and_then(|http| act(&http)) {
                 Err(failed) if begin.elapsed() > Duration::from_mins(1) => return Err(failed),
-                _ => std::thread::sleep(Duration::from_millis(50)),
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+                done => return done,
             }
+            turn += 1;
         }
+    }
+
+    /// Asks until there is an answer.
+    fn ask(&self, method: &str, path: &str, key: Option<&str>, body: Option<&Value>) -> Done<Answer> {
+        self.by_any(|http| {
+            let answer = http.ask(method, path, key, body)?;
+            if answer.status == 503 { Err(Failed::new(format!("{method} {path}: {answer:?}"))) } else { Ok(answer) }
+        })
     }
 
     fn perform(&mut self) -> Done {
@@ -216,7 +279,7 @@ impl<'a> Stage<'a> {
             self.houses.iter_mut().try_for_each(Process::check)?;
             self.feed()?;
             let looked = Instant::now();
-            self.requests = self.http()?.all("/api/requests", "cursor")?;
+            self.requests = self.by_any(|http| http.all("/api/requests", "cursor"))?;
             let cost = looked.elapsed();
             self.tell();
             self.fulfil()?;
@@ -225,6 +288,7 @@ impl<'a> Stage<'a> {
                 break;
             }
             self.kill(all_sent)?;
+            self.shake()?;
             if self.begin.elapsed() > limit {
                 break;
             }
@@ -342,6 +406,24 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Connections to the database are cut, replies to commits are lost, and once the server itself is restarted.
+    fn shake(&mut self) -> Done {
+        let (Some(proxy), Some(postgres)) = (&self.proxy, &mut self.postgres) else { return Ok(()) };
+        if self.asked.kills == 0 || Instant::now() < self.next_cut {
+            return Ok(());
+        }
+        if !self.restarted && self.kills.len() * 2 >= self.asked.kills {
+            self.restarted = true;
+            postgres.restart()?;
+        } else if self.chance.fraction() < 0.2 {
+            proxy.cut();
+        } else {
+            proxy.lose_reply();
+        }
+        self.next_cut = Instant::now() + Duration::from_secs_f64(0.5 + self.chance.fraction() * 1.5);
+        Ok(())
+    }
+
     /// Once in a run each process that works stands still for longer than its lease, and goes on as if nothing had been.
     fn stop(&mut self) -> Done<bool> {
         let workers = self.houses.iter().filter(|h| h.works).count();
@@ -375,18 +457,21 @@ impl<'a> Stage<'a> {
     /// Looks at everything and judges it.
     fn judge(&mut self) -> Done {
         let took = self.begin.elapsed();
-        let (http, sky) = (self.http()?, self.sky()?);
-        let mut seen = Seen::look(&http, &sky, &self.names)?;
+        let sky = self.sky()?;
+        let mut seen = self.by_any(|http| Seen::look(http, &sky, &self.names))?;
         let mut breaches = seen.breaches(false);
         let begin = Instant::now();
         let mut late = seen.breaches(true);
         while !late.is_empty() && begin.elapsed() < SETTLES {
             std::thread::sleep(Duration::from_secs(1));
-            seen = Seen::look(&http, &sky, &self.names)?;
+            seen = self.by_any(|http| Seen::look(http, &sky, &self.names))?;
             late = seen.breaches(true);
         }
         breaches.extend(late);
         self.sum_up(&seen, took, begin.elapsed());
+        if let Some(proxy) = &self.proxy {
+            say(&format!("PostgreSQL restarted: {}; replies to commits lost: {}", self.restarted, proxy.lost()));
+        }
         for check in &CHECKS {
             let broken: Vec<&Breach> = breaches.iter().filter(|b| b.check == check.sentence).collect();
             say(&format!("{} {}", if broken.is_empty() { "  ok " } else { "  NOT" }, check.sentence));
@@ -395,7 +480,7 @@ impl<'a> Stage<'a> {
         let mut told: Vec<&String> = breaches.iter().filter_map(|b| b.request.as_ref()).collect();
         told.dedup();
         for id in told.into_iter().take(3) {
-            life(&http, id);
+            self.by_any(|http| life(http, id))?;
         }
         let few = self.kills.iter().filter(|(_, n)| *n < IN_WORK).count();
         if few > 0 {
@@ -405,6 +490,11 @@ impl<'a> Stage<'a> {
     }
 
     fn sum_up(&self, seen: &Seen, took: Duration, settled: Duration) {
+        let mut errors: BTreeMap<&str, usize> = BTreeMap::new();
+        for request in seen.requests.iter().filter(|r| text(r, "state") == "rolled_back") {
+            let code = request.pointer("/error/code").and_then(Value::as_str);
+            *errors.entry(code.unwrap_or(text(request, "outcome"))).or_default() += 1;
+        }
         let count = |state: &str| seen.requests.iter().filter(|r| text(r, "state") == state).count();
         let attempts: usize = seen.requests.iter().map(|r| list(r, "attempts").len()).sum();
         say(&format!(
@@ -418,23 +508,25 @@ impl<'a> Stage<'a> {
             self.stops,
             settled.as_secs_f64()
         ));
+        let errors: Vec<String> = errors.iter().map(|(code, n)| format!("{n} {code}")).collect();
+        say(&format!("rolled back for: {}", errors.join(", ")));
     }
 }
 
 /// A request's whole life, a line for each fact.
-fn life(http: &Http, id: &str) {
+fn life(http: &Http, id: &str) -> Done {
+    let timeline = http.get(&format!("/api/requests/{id}/timeline?detail=operations"))?;
+    let rows = http.get(&format!("/api/requests/{id}/resources"))?;
     say(&format!("the life of {id}:"));
-    let Ok(timeline) = http.get(&format!("/api/requests/{id}/timeline?detail=operations")) else { return };
     for entry in list(&timeline, "timeline").iter().take(200) {
         let metadata = entry.get("metadata").unwrap_or(&Value::Null).to_string();
         let short: String = metadata.chars().take(400).collect();
         say(&format!("  {} {} {short}", text(entry, "timestamp"), text(entry, "event")));
     }
-    if let Ok(rows) = http.get(&format!("/api/requests/{id}/resources")) {
-        for row in list(&rows, "items") {
-            say(&format!("  row {row}"));
-        }
+    for row in list(&rows, "items") {
+        say(&format!("  row {row}"));
     }
+    Ok(())
 }
 
 #[cfg(test)]
