@@ -49,6 +49,7 @@ impl Engine {
         actor: Actor,
         idempotency: Option<Idempotency>,
     ) -> Result<Vec<RequestView>, OpError> {
+        self.keep_up().await?;
         let context = Arc::clone(&self.context);
         let views = self.store.run(Admit { items, pointers, actor, idempotency, retry_of: None, context }).await?;
         crash::at(Point::AfterAdmit, || "".into()).await;
@@ -58,6 +59,7 @@ impl Engine {
 
     /// The same admission without storing anything.
     pub async fn dry_run(&self, items: Vec<Spec>, pointers: Vec<String>, actor: Actor) -> Result<Dry, OpError> {
+        self.keep_up().await?;
         let context = Arc::clone(&self.context);
         self.store.run(DryRun(Admit { items, pointers, actor, idempotency: None, retry_of: None, context })).await
     }
@@ -195,7 +197,9 @@ impl Engine {
 
     /// A cluster by id or name.
     pub async fn cluster(&self, key: &str) -> Result<ClusterView, OpError> {
-        self.store.run(GetCluster { key: key.to_owned() }).await?.ok_or(OpError::NotFound("cluster"))
+        let view = self.store.run(GetCluster { key: key.to_owned() }).await?.ok_or(OpError::NotFound("cluster"))?;
+        self.bind(&view)?;
+        Ok(view)
     }
 
     /// Faults of a cluster that its adapter sees.

@@ -10,6 +10,7 @@ use provisor_core::cluster::{Health, HealthState};
 use provisor_provider::Check;
 use provisor_store::OpError;
 use provisor_store::ops::clusters::{ClusterView, ListClusters, SetHealth, SetIdentity};
+use provisor_store::ops::roles::{Role, Under};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -20,7 +21,7 @@ const FAILURES: u32 = 2;
 /// Longest time of one test.
 const TEST_LIMIT: Duration = Duration::from_secs(20);
 
-pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
+pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken, role: Option<Role>) {
     let mut failures: BTreeMap<ClusterId, u32> = BTreeMap::new();
     loop {
         if let Err(error) = engine.refresh_clusters().await {
@@ -29,7 +30,7 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = round(&engine, &mut failures) => {}
+            () = round(&engine, role.as_ref(), &mut failures) => {}
         }
         tokio::select! {
             biased;
@@ -40,9 +41,10 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
 }
 
 /// Notes who the backend is. While rows are open it cannot be another one than before (H4): a check that failed.
-async fn note_identity(engine: &Engine, view: &ClusterView, identity: String) -> Option<Check> {
+async fn note_identity(engine: &Engine, role: Option<&Role>, view: &ClusterView, identity: String) -> Option<Check> {
     let error = format!("the backend is {identity} by now, not {}", view.identity.as_deref().unwrap_or_default());
-    match engine.store.run(SetIdentity { id: view.id, identity }).await {
+    let op = SetIdentity { id: view.id, identity };
+    match engine.store.run(Under { role: role.cloned(), op }).await {
         Ok(()) => None,
         Err(OpError::InUse { .. }) => Some(Check { name: "identity".to_owned(), ok: false, latency_ms: 0, error: Some(error) }),
         Err(error) => {
@@ -52,7 +54,7 @@ async fn note_identity(engine: &Engine, view: &ClusterView, identity: String) ->
     }
 }
 
-async fn round(engine: &Engine, failures: &mut BTreeMap<ClusterId, u32>) {
+async fn round(engine: &Engine, role: Option<&Role>, failures: &mut BTreeMap<ClusterId, u32>) {
     let Ok(clusters) = engine.store.run(ListClusters).await else { return };
     let tests = clusters.iter().map(|view| async move {
         let bound = engine.registry.get(view.id).ok()?;
@@ -62,7 +64,7 @@ async fn round(engine: &Engine, failures: &mut BTreeMap<ClusterId, u32>) {
         // What was bound before an edit says nothing of the cluster after it.
         let bound_as_listed = bound.version() == view.version;
         let stranger = match identity.filter(|now| bound_as_listed && view.identity.as_ref() != Some(now)) {
-            Some(identity) => note_identity(engine, view, identity).await,
+            Some(identity) => note_identity(engine, role, view, identity).await,
             None => None,
         };
         Some((view, stranger.map(|check| vec![check]).or(checks), engine.store.now().since(began)))
@@ -88,7 +90,8 @@ async fn round(engine: &Engine, failures: &mut BTreeMap<ClusterId, u32>) {
             latency_ms: u64::try_from(took.0 / 1000).ok(),
             error: error.or_else(|| checks.is_empty().then(|| "no answer in time".to_owned())),
         };
-        if let Err(error) = engine.store.run(SetHealth { id: view.id, health }).await {
+        let op = SetHealth { id: view.id, health };
+        if let Err(error) = engine.store.run(Under { role: role.cloned(), op }).await {
             warn!(cluster = %view.spec.name, %error, "its health could not be noted");
         }
     }

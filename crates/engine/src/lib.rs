@@ -20,8 +20,10 @@ pub mod bell;
 pub mod call;
 pub mod control;
 pub mod crash;
+mod follow;
 pub mod health;
 pub mod registry;
+mod roles;
 pub mod sweep;
 pub mod worker;
 
@@ -47,6 +49,8 @@ pub struct Config {
     pub probe_allow: Vec<Cidr>,
     /// This process is the only one on the store: leases that it finds at its start are of the dead.
     pub alone: bool,
+    /// It claims work and runs the background tasks; one that does not only answers the API.
+    pub works: bool,
 }
 
 impl Default for Config {
@@ -60,6 +64,7 @@ impl Default for Config {
             health_every: Span::seconds(15),
             probe_allow: Vec::new(),
             alone: true,
+            works: true,
         }
     }
 }
@@ -74,6 +79,8 @@ pub struct Engine {
     pub(crate) config: Config,
     /// The closed rows whose objects the last sweep of each cluster has seen.
     pub(crate) swept: std::sync::Mutex<BTreeMap<ClusterId, BTreeSet<ResourceId>>>,
+    /// What of other processes was seen last.
+    pub(crate) seen: follow::Seen,
 }
 
 /// A running engine, to be stopped. Dropped, it ends as in a crash: at once, leases and all left behind.
@@ -123,21 +130,27 @@ impl Engine {
             bell: Arc::new(Bell::default()),
             config,
             swept: std::sync::Mutex::default(),
+            seen: follow::Seen::default(),
         });
         engine.refresh_clusters().await?;
         Ok(engine)
     }
 
-    /// Starts worker, heartbeat, health and sweeper.
+    /// Starts worker, heartbeat, health and sweeper; in a process that only answers the API none of them.
     pub async fn start(self: &Arc<Self>) -> Result<Running, OpError> {
-        if self.config.alone {
+        if self.config.alone && self.config.works {
             self.store.run(provisor_store::ops::heartbeat::FreeAll).await?;
         }
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(worker::run(Arc::clone(self), stop.clone()));
-        tasks.spawn(health::run(Arc::clone(self), stop.clone()));
-        tasks.spawn(sweep::run(Arc::clone(self), stop.clone()));
+        if !self.config.alone {
+            tasks.spawn(follow::run(Arc::clone(self), stop.clone()));
+        }
+        if self.config.works {
+            tasks.spawn(worker::run(Arc::clone(self), stop.clone()));
+            tasks.spawn(roles::run(Arc::clone(self), stop.clone(), roles::HEALTH, health::run));
+            tasks.spawn(roles::run(Arc::clone(self), stop.clone(), roles::SWEEPER, sweep::run));
+        }
         Ok(Running { stop, tasks, shutdown: self.config.shutdown })
     }
 

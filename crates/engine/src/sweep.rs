@@ -19,6 +19,7 @@ use provisor_store::OpError;
 use provisor_store::ops::clusters::{ClusterView, ListClusters};
 use provisor_store::ops::ledger::{MarkSeenClosed, OpenRows, RowSummary, RowsByTag};
 use provisor_store::ops::reappeared::Reappeared;
+use provisor_store::ops::roles::{Role, Under};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -46,7 +47,7 @@ pub struct Inventory {
     total: usize,
 }
 
-pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
+pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken, role: Option<Role>) {
     let mut last: BTreeMap<ClusterId, Timestamp> = BTreeMap::new();
     loop {
         tokio::select! {
@@ -66,7 +67,7 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                swept = engine.sweep_cluster(&view, false) => if let Err(error) = swept {
+                swept = engine.sweep_cluster(&view, false, role.as_ref()) => if let Err(error) = swept {
                     warn!(cluster = %view.spec.name, %error, "the sweep failed");
                 }
             }
@@ -84,20 +85,20 @@ impl Engine {
     /// A sweep, now; with `dry_run` nothing is released or counted.
     pub async fn sweep(&self, key: &str, dry_run: bool) -> Result<Value, OpError> {
         let view = self.cluster(key).await?;
-        Ok(self.sweep_cluster(&view, dry_run).await?.to_json())
+        Ok(self.sweep_cluster(&view, dry_run, None).await?.to_json())
     }
 
-    async fn sweep_cluster(&self, view: &ClusterView, dry_run: bool) -> Result<Inventory, OpError> {
+    async fn sweep_cluster(&self, view: &ClusterView, dry_run: bool, role: Option<&Role>) -> Result<Inventory, OpError> {
         let mut inventory = self.compare(view).await?;
         let settings = view.spec.common();
         let closed: Vec<ResourceId> = inventory.orphaned.iter().filter_map(|(row, _)| row.as_ref().map(|r| r.id)).collect();
         let mut seen: BTreeMap<ResourceId, i64> =
             inventory.orphaned.iter().filter_map(|(row, _)| row.as_ref().map(|r| (r.id, r.seen_closed + 1))).collect();
         if !dry_run && !closed.is_empty() {
-            seen = self.store.run(MarkSeenClosed { seen: closed, unseen: Vec::new() }).await?.into_iter().collect();
+            seen = self.mark(role, closed, Vec::new()).await?.into_iter().collect();
         }
         if !dry_run {
-            self.forget_unseen(view.id, seen.keys().copied().collect()).await?;
+            self.forget_unseen(role, view.id, seen.keys().copied().collect()).await?;
         }
         let now = self.store.now();
         let grace = settings.orphan_grace;
@@ -121,9 +122,9 @@ impl Engine {
             inventory.alarm = Some(format!("{} objects would be released, more than {limit}; nothing is released", wanted.len()));
         } else if !dry_run {
             for (row, found) in wanted {
-                if self.release_orphan(view, &row, &found).await {
+                if self.release_orphan(role, view, &row, &found).await {
                     // What comes back once more is seen twice once more.
-                    self.store.run(MarkSeenClosed { seen: Vec::new(), unseen: vec![row.id] }).await?;
+                    self.mark(role, Vec::new(), vec![row.id]).await?;
                     inventory.released.push(found.provider_id);
                 }
             }
@@ -134,14 +135,23 @@ impl Engine {
         Ok(inventory)
     }
 
-    /// Two sweeps in a row must see an orphan: what the sweep before saw and this one did not begins anew.
-    async fn forget_unseen(&self, cluster: ClusterId, seen: BTreeSet<ResourceId>) -> Result<(), OpError> {
-        let before = self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster, seen.clone());
-        let unseen: Vec<ResourceId> = before.unwrap_or_default().difference(&seen).copied().collect();
-        if unseen.is_empty() { Ok(()) } else { self.store.run(MarkSeenClosed { seen: Vec::new(), unseen }).await.map(drop) }
+    async fn mark(
+        &self,
+        role: Option<&Role>,
+        seen: Vec<ResourceId>,
+        unseen: Vec<ResourceId>,
+    ) -> Result<Vec<(ResourceId, i64)>, OpError> {
+        self.store.run(Under { role: role.cloned(), op: MarkSeenClosed { seen, unseen } }).await
     }
 
-    async fn release_orphan(&self, view: &ClusterView, row: &RowSummary, found: &Found) -> bool {
+    /// Two sweeps in a row must see an orphan: what the sweep before saw and this one did not begins anew.
+    async fn forget_unseen(&self, role: Option<&Role>, cluster: ClusterId, seen: BTreeSet<ResourceId>) -> Result<(), OpError> {
+        let before = self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster, seen.clone());
+        let unseen: Vec<ResourceId> = before.unwrap_or_default().difference(&seen).copied().collect();
+        if unseen.is_empty() { Ok(()) } else { self.mark(role, Vec::new(), unseen).await.map(drop) }
+    }
+
+    async fn release_orphan(&self, role: Option<&Role>, view: &ClusterView, row: &RowSummary, found: &Found) -> bool {
         let Ok(bound) = self.registry.get(view.id) else { return false };
         let limit = call_limit(view, &format!("delete_{}", found.kind));
         let held = Held {
@@ -158,7 +168,7 @@ impl Engine {
         };
         crash::at(Point::BeforeSweepRelease, || found.kind.as_str().into()).await;
         let note = Reappeared { row: row.id, provider_id: found.provider_id.clone(), context: Arc::clone(&self.context) };
-        if let Err(error) = self.store.run(note).await {
+        if let Err(error) = self.store.run(Under { role: role.cloned(), op: note }).await {
             warn!(resource = %row.id, %error, "its return could not be noted; it is left alone for now");
             return false;
         }

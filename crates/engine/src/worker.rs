@@ -77,6 +77,9 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
         let free = engine.config.concurrency.saturating_sub(lock(&holds).len());
         let mut due = Timestamp::NEVER;
         if free > 0 {
+            if let Err(error) = engine.keep_up().await {
+                warn!(%error, "the clusters could not be read; they are looked at again");
+            }
             let claim = Claim {
                 worker: engine.config.worker.clone(),
                 limit: free.min(CLAIM_AT_MOST),

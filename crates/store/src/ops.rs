@@ -18,6 +18,7 @@ pub mod quota;
 pub mod readers;
 pub mod reappeared;
 pub mod requests;
+pub mod roles;
 pub mod save;
 pub mod settle;
 pub mod stats;
@@ -33,6 +34,7 @@ pub const ALL_STATEMENTS: &[(&str, &[&Stmt])] = &[
     ("quota", quota::STATEMENTS),
     ("readers", readers::STATEMENTS),
     ("requests", requests::STATEMENTS),
+    ("roles", roles::STATEMENTS),
     ("stats", stats::STATEMENTS),
     ("tenants", tenants::STATEMENTS),
     ("tokens", tokens::STATEMENTS),

@@ -25,7 +25,10 @@ const CACHED_STATEMENTS: usize = 512;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The migrations, in order; forwards only. `migrations_are_all_listed` compares with the folder.
-const MIGRATIONS: &[(&str, &str)] = &[("V1__first", include_str!("../../migrations/sqlite/V1__first.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("V1__first", include_str!("../../migrations/sqlite/V1__first.sql")),
+    ("V2__roles", include_str!("../../migrations/sqlite/V2__roles.sql")),
+];
 
 /// Why a store could not be opened: what and where, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -34,8 +34,10 @@ const SET_HEALTH: Stmt = both("update cluster set health = ?2 where id = ?1");
 const SET_IDENTITY: Stmt = both("update cluster set identity = ?2 where id = ?1");
 const OPEN_ROWS: Stmt = both("select count(*) from resource where cluster = ?1 and open = 1");
 
+const STAMP: Stmt = both("select count(*), cast(coalesce(sum(version), 0) as bigint), coalesce(max(created_at), 0) from cluster");
+
 pub(crate) const STATEMENTS: &[&Stmt] =
-    &[&BY_ID, &BY_NAME, &LIST, &INSERT, &UPDATE, &LOCK, &DELETE, &SET_HEALTH, &SET_IDENTITY, &OPEN_ROWS];
+    &[&BY_ID, &BY_NAME, &LIST, &INSERT, &UPDATE, &LOCK, &DELETE, &SET_HEALTH, &SET_IDENTITY, &OPEN_ROWS, &STAMP];
 
 /// A cluster as it is shown, and its credentials, which never are.
 #[derive(Clone, PartialEq)]
@@ -155,6 +157,20 @@ impl Op for ListClusters {
     const MODE: Mode = Mode::Read;
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
         tx.rows(&LIST, &[]).await?.iter().map(ClusterView::read).collect()
+    }
+}
+
+/// Another value whenever a cluster was registered, changed or removed, by whichever process.
+#[derive(Debug, Clone, Copy)]
+pub struct ClustersStamp;
+
+impl Op for ClustersStamp {
+    type Out = (i64, i64, i64);
+    const NAME: &'static str = "clusters_stamp";
+    const MODE: Mode = Mode::Read;
+    async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
+        let row = tx.row(&STAMP, &[]).await?.ok_or(OpError::NotFound("cluster"))?;
+        Ok((row.int(0)?, row.int(1)?, row.int(2)?))
     }
 }
 

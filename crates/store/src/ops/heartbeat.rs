@@ -78,6 +78,26 @@ async fn count_downtime(tx: &mut Tx<'_>, context: &Context, now: Timestamp) -> R
     Ok(())
 }
 
+/// Reads the account of downtime into the surroundings of a process that keeps no leases.
+pub struct Downtime {
+    /// Surroundings; its downtime is refreshed.
+    pub context: Arc<Context>,
+}
+
+impl Op for Downtime {
+    type Out = ();
+    const NAME: &'static str = "downtime";
+    const MODE: Mode = Mode::Read;
+
+    async fn run(&self, tx: &mut Tx<'_>) -> Result<(), OpError> {
+        for row in tx.rows(&ALIVE, &[]).await?.iter().filter(|row| row.text(0).is_ok_and(|name| name == "downtime")) {
+            let value = row.text(1)?.parse::<i64>().map_err(|e| OpError::Corrupt(e.to_string()))?;
+            self.context.downtime.fetch_max(value, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
 /// Gives leases back at shutdown; those with a create in flight run out instead (H5).
 pub struct HandBack {
     /// Whose.

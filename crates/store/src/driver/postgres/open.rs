@@ -17,7 +17,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const SILENCE_LIMIT: Duration = Duration::from_secs(15);
 
 /// The migrations, in order; forwards only. `migrations_are_all_listed` compares with the folder.
-const MIGRATIONS: &[(&str, &str)] = &[("V1__first", include_str!("../../../migrations/postgres/V1__first.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("V1__first", include_str!("../../../migrations/postgres/V1__first.sql")),
+    ("V2__roles", include_str!("../../../migrations/postgres/V2__roles.sql")),
+];
 
 /// What every session of ours is set to. A transaction that stands still is ended by the server, because it
 /// holds up the log's horizon and its locks hold up others.
