@@ -54,7 +54,7 @@ pub(crate) enum Database {
 
 /// The processes on PostgreSQL: name and role.
 const ROLES: [(&str, &str); 5] =
-    [("serve-1", "serve"), ("serve-2", "serve"), ("serve-3", "serve"), ("serve-4", "serve"), ("serve-5", "serve")];
+    [("api-1", "api"), ("api-2", "api"), ("worker-1", "worker"), ("worker-2", "worker"), ("worker-3", "worker")];
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -188,6 +188,8 @@ struct Stage<'a> {
     kills: Vec<(String, usize)>,
     /// Processes that stood still for a while.
     stops: usize,
+    /// The one that stands still now, and until when.
+    still: Option<(usize, Instant)>,
     next_kill: Instant,
     told: Instant,
 }
@@ -233,6 +235,7 @@ impl<'a> Stage<'a> {
             requests: Vec::new(),
             kills: Vec::new(),
             stops: 0,
+            still: None,
             next_kill: now + Duration::from_secs(2),
             told: now,
         })
@@ -240,7 +243,9 @@ impl<'a> Stage<'a> {
 
     /// One of those that serve the API; `turn` goes round.
     fn http(&self, turn: usize) -> Done<Http> {
-        let mut serving = self.houses.iter().filter(|h| h.listens).cycle().skip(turn % self.houses.len().max(1));
+        let still = self.still.map(|(at, _)| at);
+        let serves = |(at, house): &(usize, &Process)| house.listens && still != Some(*at);
+        let mut serving = self.houses.iter().enumerate().filter(serves).map(|(_, h)| h).cycle().skip(turn % 64);
         let house = serving.next().ok_or_else(|| Failed::new("nothing is served"))?;
         Ok(Http { address: house.address()?, token: TOKEN.to_owned() })
     }
@@ -284,9 +289,14 @@ impl<'a> Stage<'a> {
             self.tell();
             self.fulfil()?;
             let all_sent = self.sent == self.posts.len();
-            if all_sent && self.kills.len() >= self.asked.kills && self.requests.iter().all(|r| self.is_over(r)) {
+            if all_sent
+                && self.still.is_none()
+                && self.kills.len() >= self.asked.kills
+                && self.requests.iter().all(|r| self.is_over(r))
+            {
                 break;
             }
+            self.stop()?;
             self.kill(all_sent)?;
             self.shake()?;
             if self.begin.elapsed() > limit {
@@ -392,10 +402,10 @@ impl<'a> Stage<'a> {
         if in_work < IN_WORK && !all_sent {
             return Ok(());
         }
-        if self.stop()? {
-            return Ok(());
+        let mut at = usize::try_from(self.chance.next_u64() % (self.houses.len().max(1) as u64)).unwrap_or(0);
+        if self.still.is_some_and(|(still, _)| still == at) {
+            at = (at + 1) % self.houses.len();
         }
-        let at = usize::try_from(self.chance.next_u64() % (self.houses.len().max(1) as u64)).unwrap_or(0);
         let pause = Duration::from_secs_f64(self.chance.fraction() * 0.8);
         let Some(house) = self.houses.get_mut(at) else { return Ok(()) };
         house.kill();
@@ -425,19 +435,27 @@ impl<'a> Stage<'a> {
     }
 
     /// Once in a run each process that works stands still for longer than its lease, and goes on as if nothing had been.
-    fn stop(&mut self) -> Done<bool> {
-        let workers = self.houses.iter().filter(|h| h.works).count();
-        let due = self.kills.len() * (workers + 1) / self.asked.kills.max(1);
-        if self.stops >= workers || self.stops >= due {
-            return Ok(false);
+    fn stop(&mut self) -> Done {
+        if let Some((at, until)) = self.still {
+            if Instant::now() < until {
+                return Ok(());
+            }
+            self.still = None;
+            return self.houses.get(at).map_or(Ok(()), |house| house.signal("CONT"));
         }
-        if let Some(house) = self.houses.iter().filter(|h| h.works).nth(self.stops) {
-            house.signal("STOP")?;
-            std::thread::sleep(Duration::from_secs(LEASE + 2));
-            house.signal("CONT")?;
-        }
+        let workers: Vec<usize> = (0..self.houses.len()).filter(|at| self.houses.get(*at).is_some_and(|h| h.works)).collect();
+        let due = self.kills.len() * (workers.len() + 1) / self.asked.kills.max(1);
+        let next = workers.get(self.stops).filter(|_| self.stops < due).copied();
+        let Some((at, house)) = next.and_then(|at| Some((at, self.houses.get(at)?))) else { return Ok(()) };
+        house.signal("STOP")?;
         self.stops += 1;
-        Ok(true)
+        let still = Duration::from_secs(LEASE + 2);
+        if self.houses.iter().filter(|h| h.listens).count() > 1 {
+            self.still = Some((at, Instant::now() + still));
+            return Ok(());
+        }
+        std::thread::sleep(still);
+        house.signal("CONT")
     }
 
     fn tell(&mut self) {

@@ -64,6 +64,9 @@ pub(crate) struct Post {
 /// A cluster as it is registered, in the simulated cloud at `url`.
 pub(crate) fn cluster(name: &str, plays: &str, url: &str, seed: u64, requests: usize, mix: Mix) -> Value {
     let fault = |kind: &str, probability: f64| json!({"operation": "*", "kind": kind, "probability": probability});
+    // Half of what is late comes when it is not waited for any more, so that the sweeper has something to find (H6).
+    let late = mix.late_success / 2.0;
+    let very_late = json!({"operation": "*", "kind": "late_success", "probability": late, "after_seconds": DEADLINE * 4.0});
     // Room for all: what is queued for ever says nothing. The clusters of a type together hold the load more than once.
     let room = (requests as u64) * 2;
     json!({
@@ -78,7 +81,7 @@ pub(crate) fn cluster(name: &str, plays: &str, url: &str, seed: u64, requests: u
             "probe": {"every_seconds": 0.1}, "list_lag_seconds": 0.2, "late_create_seconds": DEADLINE * 1.5,
             "orphan_grace_seconds": 2, "sweep_every_seconds": 2,
             "faults": [fault("transient", mix.transient), fault("permanent", mix.permanent),
-                fault("lost_reply", mix.lost_reply), fault("late_success", mix.late_success)],
+                fault("lost_reply", mix.lost_reply), fault("late_success", late), very_late],
         },
     })
 }
