@@ -23,9 +23,7 @@ use cli::{Cli, Command, Global};
 use fail::{Exit, Fail};
 use output::{Format, Out};
 use session::Session;
-
-/// What `api` and `worker` say.
-const NOT_APART: &str = "this version does not offer a process of its own for this role yet; use `provisor serve`";
+use wiring::Role;
 
 fn main() -> ExitCode {
     // Why ignored: it fails only where one is installed already.
@@ -57,8 +55,9 @@ fn run(cli: &Cli) -> Result<(), Fail> {
         Command::Config(command) => cli::settings::run(global, *command),
         Command::Completions { shell } => cli::settings::completions(out, *shell),
         Command::Docs { page } => cli::settings::docs(out, page),
-        Command::Api(_) | Command::Worker => Err(Fail::Usage(NOT_APART.to_owned())),
-        Command::Serve(listen) => runtime(true)?.block_on(serve::run(global, listen.listen.as_deref())),
+        Command::Api(listen) => runtime(true)?.block_on(serve::run(global, listen.listen.as_deref(), Role::Api)),
+        Command::Worker => runtime(true)?.block_on(serve::run(global, None, Role::Worker)),
+        Command::Serve(listen) => runtime(true)?.block_on(serve::run(global, listen.listen.as_deref(), Role::Serve)),
         Command::Quickstart(asked) => runtime(true)?.block_on(quickstart::run(global, asked)),
         Command::Simcloud(asked) => runtime(true)?.block_on(simcloud::run(global, &asked.listen)),
         Command::Doctor => runtime(false)?.block_on(cli::doctor::run(global)),

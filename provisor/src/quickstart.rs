@@ -16,6 +16,7 @@ use crate::fail::Fail;
 use crate::output::{Colour, Format, Out, put};
 use crate::serve::{self, Signals};
 use crate::session::{Session, TOKEN_FILE, reachable};
+use crate::wiring::Role;
 
 /// The example.
 pub(crate) const EXAMPLE: &str = include_str!("../../examples/quickstart.yaml");
@@ -37,13 +38,14 @@ pub(crate) async fn run(global: &Global, asked: &Quickstart) -> Result<(), Fail>
     crate::telemetry::start(settings.log_format, &settings.log_level);
     let mut signals = Signals::catch()?;
     let out = Out::new(Format::Table, global.quiet);
-    let mut server = serve::start(&settings).await?;
+    let mut server = serve::start(&settings, Role::Serve).await?;
+    let address = server.address.map_or_else(String::new, |a| a.to_string());
     let place = match &settings.database {
         Database::Sqlite(_) => format!("everything in {}", settings.data_dir.display()),
         Database::Postgres(_) => format!("the data in {} and the rest in {}", settings.database, settings.data_dir.display()),
     };
-    out.line(&format!("Serving on http://{} with {place}.\n", server.address))?;
-    let session = Session { client: client(&server.address.to_string(), &settings)?, out };
+    out.line(&format!("Serving on http://{} with {place}.\n", address))?;
+    let session = Session { client: client(&address, &settings)?, out };
     let shown = tokio::select! {
         biased;
         _ = signals.next() => None,

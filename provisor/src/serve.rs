@@ -1,4 +1,4 @@
-//! `serve`: everything in one process, until a signal says otherwise.
+//! `serve`: everything in one process, until a signal says otherwise; `api` and `worker` are its two halves.
 //!
 //! The first SIGTERM or SIGINT stops taking new work and waits for what is in flight; the second ends the
 //! process at once.
@@ -11,7 +11,7 @@ use crate::cli::Global;
 use crate::config::{Config, Settings};
 use crate::fail::{Exit, Fail};
 use crate::session::LISTEN_FILE;
-use crate::wiring::{self, Server};
+use crate::wiring::{self, Role, Server};
 
 /// The signals that end a process politely.
 pub(crate) struct Signals {
@@ -45,13 +45,16 @@ pub(crate) fn configuration(global: &Global, listen: Option<&str>) -> Result<Con
     Config::load(&asked).map_err(Fail::Config)
 }
 
-/// Starts everything and says where it is.
-pub(crate) async fn start(settings: &Settings) -> Result<Server, Fail> {
-    let server = wiring::start(settings).await?;
+/// Starts everything that the role is about and says where it is.
+pub(crate) async fn start(settings: &Settings, role: Role) -> Result<Server, Fail> {
+    let server = wiring::start(settings, role).await?;
+    let Some(address) = server.address else {
+        tracing::info!(database = %settings.database, "working");
+        return Ok(server);
+    };
     let file = settings.data_dir.join(LISTEN_FILE);
-    write_whole(&file, &server.address.to_string())
-        .map_err(|e| Fail::Usage(format!("{} cannot be written: {e}", file.display())))?;
-    tracing::info!(address = %server.address, data = %settings.data_dir.display(), database = %settings.database, "serving");
+    write_whole(&file, &address.to_string()).map_err(|e| Fail::Usage(format!("{} cannot be written: {e}", file.display())))?;
+    tracing::info!(%address, data = %settings.data_dir.display(), database = %settings.database, "serving");
     Ok(server)
 }
 
@@ -65,8 +68,9 @@ fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
 /// Ends a server politely; a further signal ends the process at once.
 pub(crate) async fn stop(server: Server, settings: &Settings, signals: &mut Signals) {
     // Why first: a client that looks now should not be sent to a server that goes.
-    let gone = std::fs::remove_file(settings.data_dir.join(LISTEN_FILE));
-    if let Err(error) = gone {
+    if server.address.is_some()
+        && let Err(error) = std::fs::remove_file(settings.data_dir.join(LISTEN_FILE))
+    {
         tracing::debug!(%error, "the file with the address could not be removed");
     }
     tokio::select! {
@@ -80,8 +84,8 @@ pub(crate) async fn stop(server: Server, settings: &Settings, signals: &mut Sign
     tracing::info!("ended");
 }
 
-/// `serve`.
-pub(crate) async fn run(global: &Global, listen: Option<&str>) -> Result<(), Fail> {
+/// `serve`, `api` and `worker`.
+pub(crate) async fn run(global: &Global, listen: Option<&str>, role: Role) -> Result<(), Fail> {
     let config = configuration(global, listen)?;
     let settings = config.settings();
     crate::telemetry::start(settings.log_format, &settings.log_level);
@@ -89,7 +93,7 @@ pub(crate) async fn run(global: &Global, listen: Option<&str>) -> Result<(), Fai
         tracing::warn!(variable = name, "taken for a Kubernetes service link and not used");
     }
     let mut signals = Signals::catch()?;
-    let mut server = start(&settings).await?;
+    let mut server = start(&settings, role).await?;
     tokio::select! {
         biased;
         name = signals.next() => tracing::info!(signal = name, "shutting down"),

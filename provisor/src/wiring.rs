@@ -33,15 +33,29 @@ mod token;
 
 /// The folder of the simulated cloud inside the data folder.
 const SIMULATION_FOLDER: &str = "simcloud";
+/// Why `api` and `worker` do not start on SQLite (API.md, Configuration).
+const NEEDS_POSTGRES: &str = "api and worker are processes of their own and need PostgreSQL: set database.url to postgres://…; \
+     on SQLite one process holds the data folder, so use serve";
 /// How long open connections may take to end once the engine has.
 const HTTP_GRACE: Duration = Duration::from_secs(3);
 
+/// What a process does of all that there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Everything.
+    Serve,
+    /// It answers, and others do the work.
+    Api,
+    /// It does the work, and others answer.
+    Worker,
+}
+
 /// A running server.
 pub(crate) struct Server {
-    /// Where it listens.
-    pub(crate) address: SocketAddr,
+    /// Where it listens; a worker does not.
+    pub(crate) address: Option<SocketAddr>,
     running: Running,
-    http: JoinHandle<std::io::Result<()>>,
+    http: Option<JoinHandle<std::io::Result<()>>>,
     closing: watch::Sender<bool>,
     // Why last: the folder is held until everything else is gone.
     _locks: Vec<DataLock>,
@@ -50,7 +64,8 @@ pub(crate) struct Server {
 impl Server {
     /// Waits until a part of it has failed; in words.
     pub(crate) async fn failed(&mut self) -> String {
-        match (&mut self.http).await {
+        let Some(http) = &mut self.http else { return std::future::pending().await };
+        match http.await {
             Ok(Ok(())) => "the API ended by itself".to_owned(),
             Ok(Err(error)) => format!("the API ended: {error}"),
             Err(error) => format!("the API ended: {error}"),
@@ -63,7 +78,7 @@ impl Server {
         if !self.running.shutdown().await {
             tracing::warn!("not everything ended in time; it is resumed at the next start");
         }
-        let mut http = self.http;
+        let Some(mut http) = self.http else { return };
         if !http.is_finished() && tokio::time::timeout(HTTP_GRACE, &mut http).await.is_err() {
             http.abort();
         }
@@ -77,8 +92,13 @@ fn folder(path: &Path) -> Result<(), Fail> {
     made.map_err(|e| Fail::Usage(format!("the data folder {} cannot be made: {e}", path.display())))
 }
 
-/// Holds the data folder, and that of a database file where that is another.
-fn locks(settings: &Settings) -> Result<Vec<DataLock>, Fail> {
+/// Holds the data folder, and that of a database file where that is another. Processes that share a database share
+/// the folder, too: of what is in it they only read the key.
+fn locks(settings: &Settings, role: Role) -> Result<Vec<DataLock>, Fail> {
+    if role != Role::Serve {
+        folder(&settings.data_dir)?;
+        return Ok(Vec::new());
+    }
     let lock = |path: &Path| {
         folder(path)?;
         DataLock::acquire(path).map_err(|e| Fail::Usage(e.to_string()))
@@ -127,6 +147,16 @@ fn span(duration: Duration) -> Span {
     Span::from_seconds_f64(duration.as_secs_f64())
 }
 
+/// The simulated cloud inside the process, or none where several processes would each have another.
+fn simulation(settings: &Settings, role: Role, store: &Store) -> Result<Arc<Simulation>, Fail> {
+    if role != Role::Serve {
+        return Ok(Simulation::remote());
+    }
+    let store = store.clone();
+    let memory = settings.data_dir.join(SIMULATION_FOLDER);
+    Simulation::in_process(&memory, Arc::new(move || store.now())).map_err(|e| Fail::Usage(e.to_string()))
+}
+
 fn connectors(simulation: &Arc<Simulation>) -> Connectors {
     let mut all: Connectors = BTreeMap::new();
     all.insert(ProviderType::Simulation, Arc::clone(simulation) as Arc<dyn Connector>);
@@ -135,12 +165,13 @@ fn connectors(simulation: &Arc<Simulation>) -> Connectors {
     all
 }
 
-fn engine_config(settings: &Settings) -> provisor_engine::Config {
+fn engine_config(settings: &Settings, role: Role) -> provisor_engine::Config {
     provisor_engine::Config {
         // A name of its own also where processes of other machines or containers use the same database.
         worker: format!("worker-{}-{:04x}", std::process::id(), random() & 0xffff),
         // Nobody else holds leases where nobody else can have the database open.
         alone: matches!(settings.database, Database::Sqlite(_)),
+        works: role != Role::Api,
         concurrency: settings.worker_concurrency,
         lease: span(settings.lease),
         shutdown: span(settings.shutdown),
@@ -150,28 +181,31 @@ fn engine_config(settings: &Settings) -> provisor_engine::Config {
     }
 }
 
-/// Starts everything.
-pub(crate) async fn start(settings: &Settings) -> Result<Server, Fail> {
+/// Starts everything that the role is about.
+pub(crate) async fn start(settings: &Settings, role: Role) -> Result<Server, Fail> {
     let wrong = |what: &'static str| move |e: &dyn std::fmt::Display| Fail::Usage(format!("{what}: {e}"));
-    let locks = locks(settings)?;
-    let (listener, address) = listen(&settings.listen).await?;
+    if let (Role::Api | Role::Worker, Database::Sqlite(_)) = (role, &settings.database) {
+        return Err(Fail::Usage(NEEDS_POSTGRES.to_owned()));
+    }
+    let locks = locks(settings, role)?;
+    let listening = if role == Role::Worker { None } else { Some(listen(&settings.listen).await?) };
     let store = open(&settings.database)?;
     let vault = Vault::in_file(&settings.key_file, &store).await.map_err(|e| Fail::Usage(e.to_string()))?;
-    token::first(settings, &store).await?;
-    let clock = {
-        let store = store.clone();
-        Arc::new(move || store.now())
-    };
-    let memory = settings.data_dir.join(SIMULATION_FOLDER);
-    let simulation = Simulation::in_process(&memory, clock).map_err(|e| Fail::Usage(e.to_string()))?;
-    let config = engine_config(settings);
+    if role != Role::Worker {
+        token::first(settings, &store).await?;
+    }
+    let simulation = simulation(settings, role, &store)?;
+    let config = engine_config(settings, role);
     let engine = Engine::new(store, Arc::new(vault), connectors(&simulation), config, Box::new(random)).await;
     let engine = engine.map_err(|e| wrong("the engine cannot start")(&e))?;
     let running = engine.start().await.map_err(|e| wrong("the engine cannot start")(&e))?;
     let (closing, closed) = watch::channel(false);
     let look = Box::new(move |cluster: &str, live: bool| simulation.inventory(cluster, live));
-    let app = App::new(Arc::new(EngineBackend::new(engine, look)), closed.clone());
-    let http = tokio::spawn(serve(listener, app, closed));
+    let address = listening.as_ref().map(|(_, address)| *address);
+    let http = listening.map(|(listener, _)| {
+        let app = App::new(Arc::new(EngineBackend::new(engine, look)), closed.clone());
+        tokio::spawn(serve(listener, app, closed))
+    });
     Ok(Server { address, running, http, closing, _locks: locks })
 }
 

@@ -11,6 +11,7 @@ mod openstack;
 mod outside;
 mod postgres;
 mod process;
+mod processes;
 mod quickstart;
 mod race;
 mod recovery;

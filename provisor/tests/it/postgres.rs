@@ -31,7 +31,7 @@ fn sql(url: &str, text: &str) -> Vec<String> {
 }
 
 /// The URL of a fresh database; `None` without a server.
-fn database() -> Option<String> {
+pub(crate) fn database() -> Option<String> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let Ok(url) = std::env::var("PROVISOR_TEST_POSTGRES_URL") else {
         assert!(std::env::var_os("PROVISOR_TEST_REQUIRE_SERVICES").is_none_or(|v| v != "1"), "no PROVISOR_TEST_POSTGRES_URL");

@@ -80,8 +80,10 @@ fn what_cannot_be_configured_ends_with_two() {
     let folder = Folder::new();
     let run = |arguments: &[&str]| -> Done { command(&folder.0).args(arguments).output().unwrap().into() };
     run(&["serve", "--set", "worker.lease_secnds=1"]).exits(2);
-    run(&["api"]).exits(2);
-    run(&["worker"]).exits(2);
+    for role in ["api", "worker"] {
+        let refused = run(&[role]).exits(2);
+        assert!(refused.err.contains("PostgreSQL") && refused.err.contains("database.url"), "{refused:?}");
+    }
     folder.write("provisor.toml", "[smtp]\nurl = \"smtp://x\"\n");
     let done = run(&["config", "check"]).exits(2);
     assert!(done.err.contains("provisor.toml:2: smtp.url") && done.err.contains("not offered"), "{done:?}");

@@ -25,14 +25,14 @@ const PACE: &str = ", seed: 11, latency: {default: {fixed_ms: 40}, create_port: 
     probe_ssh: {lognormal_ms: {p50: 200, p99: 900}}, \"delete_*\": {uniform_ms: [50, 400]}}";
 
 /// The simulated cloud of a test: a part of the server, or a process of its own that outlives it.
-struct Sky(Option<(Child, String)>);
+pub(crate) struct Sky(Option<(Child, String)>);
 
 impl Sky {
     fn inside() -> Self {
         Self(None)
     }
 
-    fn apart(folder: &Folder) -> Self {
+    pub(crate) fn apart(folder: &Folder) -> Self {
         let mut simcloud = command(&folder.0);
         simcloud.args(["simcloud", "--listen", "127.0.0.1:0", "--data", "cloud"]).stdout(Stdio::null()).stderr(Stdio::null());
         let child = simcloud.spawn().unwrap();
@@ -42,8 +42,13 @@ impl Sky {
     }
 
     /// The key of a cluster that names it.
-    fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         self.0.as_ref().map_or_else(String::new, |(_, url)| format!(", endpoint: {{url: \"{url}\"}}"))
+    }
+
+    /// Where that of a process of its own is asked.
+    pub(crate) fn open(&self) -> Http {
+        Http::open(&self.0.as_ref().expect("a process of its own").1)
     }
 
     /// Where its inventory is asked.

@@ -368,6 +368,13 @@ pub(super) const FAILURES: &[ErrorCode] = &[
         "It is tried again by itself; if it stays, look at the backend.",
     ),
     failure(
+        "simulated_elsewhere",
+        "The simulated cloud is elsewhere",
+        true,
+        "The cluster is simulated inside another process; processes that share a database have no cloud inside.",
+        "Start provisor simcloud, and give its address as the cluster's endpoint.url.",
+    ),
+    failure(
         "simulated_failure",
         "A simulated failure",
         false,

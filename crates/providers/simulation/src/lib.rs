@@ -44,9 +44,12 @@ use crate::port::{CloudPort, Registration};
 use crate::provider::Simulated;
 use crate::remote::Remote;
 
+/// Where there is no cloud inside the process.
+const ELSEWHERE: &str = "api and worker have no simulated cloud inside: start `provisor simcloud` and give its address";
+
 /// Makes providers of type `simulation`, and holds the simulated cloud inside the process.
 pub struct Simulation {
-    cloud: Arc<Cloud>,
+    cloud: Option<Arc<Cloud>>,
     client: OnceLock<reqwest::Client>,
 }
 
@@ -61,8 +64,14 @@ impl Simulation {
         Self::around(Cloud::in_memory(clock))
     }
 
+    /// Without a cloud inside: each cluster names one that runs by itself. For one of several processes, as each would
+    /// have a cloud of its own.
+    pub fn remote() -> Arc<Self> {
+        Arc::new(Self { cloud: None, client: OnceLock::new() })
+    }
+
     fn around(cloud: Cloud) -> Arc<Self> {
-        Arc::new(Self { cloud: Arc::new(cloud), client: OnceLock::new() })
+        Arc::new(Self { cloud: Some(Arc::new(cloud)), client: OnceLock::new() })
     }
 
     fn client(&self) -> Result<reqwest::Client, Failure> {
@@ -76,7 +85,7 @@ impl Simulation {
     /// What a cluster inside the process holds, in the shape of `GET /sim/{cluster}/inventory`; `None` where the cloud
     /// has no such cluster.
     pub fn inventory(&self, cluster: &str, live: bool) -> Option<Value> {
-        self.cloud.inventory(cluster, live)
+        self.cloud.as_ref()?.inventory(cluster, live)
     }
 }
 
@@ -84,6 +93,9 @@ impl Connector for Simulation {
     fn check(&self, pointer: &str, spec: &ClusterSpec, _credentials: Option<&Value>) -> Vec<Flaw> {
         let mut flaws = Flaws::default();
         settings::Settings::read(&format!("{pointer}/settings"), &spec.settings, &mut flaws);
+        if self.cloud.is_none() && !spec.endpoint.contains_key("url") {
+            flaws.add(&format!("{pointer}/endpoint/url"), "required", &Value::Null, ELSEWHERE);
+        }
         let endpoint = Value::Object(spec.endpoint.clone());
         let mut o = Object::new(&format!("{pointer}/endpoint"), &endpoint, &mut flaws);
         if let Some(url) = o.text("url", 2048, &mut flaws) {
@@ -106,8 +118,9 @@ impl Connector for Simulation {
         let (port, registered): (Arc<dyn CloudPort>, bool) = if let Some(url) = url {
             (Arc::new(Remote::new(url, self.client()?)?), false)
         } else {
-            self.cloud.register(&spec.name, &registration);
-            (Arc::clone(&self.cloud) as Arc<dyn CloudPort>, true)
+            let inside = self.cloud.as_ref().ok_or_else(|| Failure::new(Class::Transient, "simulated_elsewhere", ELSEWHERE))?;
+            inside.register(&spec.name, &registration);
+            (Arc::clone(inside) as Arc<dyn CloudPort>, true)
         };
         Ok(Arc::new(Simulated::new(&spec.name, registration, port, registered)))
     }
