@@ -42,6 +42,12 @@ impl Process {
         self.folder.join(&self.name).join("listen")
     }
 
+    /// From its next start on it ends at this crash point.
+    pub(crate) fn crash_at(&mut self, point: Option<&str>) {
+        self.settings.retain(|(key, _)| key != "PROVISOR_CRASH_AT");
+        self.settings.extend(point.map(|p| ("PROVISOR_CRASH_AT".to_owned(), p.to_owned())));
+    }
+
     /// Starts it and waits until it says where it listens.
     pub(crate) fn start(&mut self) -> Done {
         let wrong = |what: &str, e: std::io::Error| Failed::new(format!("{what}: {e}"));

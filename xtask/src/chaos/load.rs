@@ -73,7 +73,7 @@ pub(crate) fn cluster(name: &str, plays: &str, url: &str, seed: u64, requests: u
         "name": name, "provider": "simulation", "simulates": plays, "region": REGION, "endpoint": {"url": url},
         "capacity": {"cpu": room, "memory_gb": room * 4, "storage_gb": room * 20, "slots": requests},
         "settings": {
-            "seed": seed, "time_scale": 1,
+            "seed": seed, "time_scale": 3,
             "latency": {"default": {"uniform_ms": [2, 30]}, "wait_server": {"lognormal_ms": {"p50": 200, "p99": 900}},
                 "wait_*": {"lognormal_ms": {"p50": 150, "p99": 700}}, "create_server": {"lognormal_ms": {"p50": 150, "p99": 700}},
                 "clone_vm": {"lognormal_ms": {"p50": 200, "p99": 900}}, "delete_*": {"uniform_ms": [5, 120]}},
@@ -168,6 +168,31 @@ fn request(number: usize, tenant: u64, chance: &mut SplitMix) -> (Value, Fate) {
     }
     set(&mut body, "strategy", json!({"type": pick(chance, &["failover", "failover", "single"])}));
     (body, fate)
+}
+
+/// One request for each provider type, with every port, so that their plans name every operation.
+pub(crate) fn samples() -> Vec<Value> {
+    let size = json!({"cpu": 1, "memory_gb": 1, "storage_gb": 1});
+    let sample = |kind: &str| json!({"name": "sample", "tenant": "tenant-0", "kind": kind, "region": REGION, "size": size});
+    let mut all: Vec<Value> = ["openstack", "vmware", "proxmox"]
+        .map(|provider| {
+            let mut body = sample("vps");
+            set(&mut body, "provider", json!(provider));
+            set(&mut body, "image", json!("debian-12"));
+            set(&mut body, "ports", json!([22, 80, 443, 5432]));
+            body
+        })
+        .into();
+    all.push(sample("kubernetes_namespace"));
+    let mut environment = sample("environment");
+    let source =
+        json!({"repository": "https://git.example/shop.git", "branch": "main", "commit_sha": "0a1b2c3d", "path": "deploy"});
+    set(&mut environment, "source", source);
+    if let Some(map) = environment.as_object_mut() {
+        map.remove("size");
+    }
+    all.push(environment);
+    all
 }
 
 /// The kinds of things that a service consists of, where the cluster plays `plays`.
