@@ -4,13 +4,16 @@
 //! are ever signalled, by their ids.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::shell::{Done, Failed};
 
 /// Longest time that a start may take.
 const START_LIMIT: Duration = Duration::from_mins(1);
+
+/// The exit code of a start that finds no database.
+const UNREACHABLE: i32 = 5;
 
 /// One role of the product as a process.
 pub(crate) struct Process {
@@ -48,31 +51,53 @@ impl Process {
         self.settings.extend(point.map(|p| ("PROVISOR_CRASH_AT".to_owned(), p.to_owned())));
     }
 
-    /// Starts it and waits until it says where it listens.
-    pub(crate) fn start(&mut self) -> Done {
-        let wrong = |what: &str, e: std::io::Error| Failed::new(format!("{what}: {e}"));
+    fn spawn(&mut self) -> Done {
+        let wrong = |e: std::io::Error| Failed::new(format!("{}: {e}", self.name));
         // The address of the dead would be taken for that of the next.
         let _ = std::fs::remove_file(self.listen());
-        let path = self.folder.join(format!("{}.log", self.name));
-        let log = std::fs::File::options().create(true).append(true).open(&path).map_err(|e| wrong("the log", e))?;
+        let log = std::fs::File::options().create(true).append(true).open(self.log()).map_err(wrong)?;
         let mut command = Command::new(&self.binary);
         for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("PROVISOR_")) {
             command.env_remove(name);
         }
         command.current_dir(&self.folder).args(&self.arguments).envs(self.settings.iter().map(|(k, v)| (k, v)));
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().map_err(|e| wrong(&self.name, e))?;
-        let child = self.child.insert(child);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().map_err(wrong)?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Starts it and waits until it says where it listens, or until it has come to its crash point.
+    pub(crate) fn start(&mut self) -> Done {
+        self.spawn()?;
         let begin = Instant::now();
-        while self.listens && !self.folder.join(&self.name).join("listen").exists() {
-            if let Ok(Some(status)) = child.try_wait() {
-                return Err(Failed::new(format!("{} ended at its start: {status}; see {}", self.name, path.display())));
+        while self.listens && !self.listen().exists() {
+            match self.end_of() {
+                Some(status) if status.code() == Some(UNREACHABLE) => self.spawn()?,
+                Some(status) if status.code().is_none() && self.crashes() => return Ok(()),
+                Some(status) => {
+                    return Err(Failed::new(format!("{} ended at its start: {status}; see {}", self.name, self.log().display())));
+                }
+                None => {}
             }
             if begin.elapsed() > START_LIMIT {
-                return Err(Failed::new(format!("{} does not start; see {}", self.name, path.display())));
+                return Err(Failed::new(format!("{} does not start; see {}", self.name, self.log().display())));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join(format!("{}.log", self.name))
+    }
+
+    fn end_of(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().and_then(|c| c.try_wait().ok().flatten())
+    }
+
+    /// It ends by itself at a crash point.
+    fn crashes(&self) -> bool {
+        self.settings.iter().any(|(key, _)| key == "PROVISOR_CRASH_AT")
     }
 
     /// Where it listens.
@@ -80,10 +105,12 @@ impl Process {
         crate::shell::read(&self.listen()).map(|a| a.trim().to_owned())
     }
 
-    /// An error where it has ended by itself.
+    /// An error where it has ended by itself. Where that was for want of the database it is started again, as a
+    /// supervisor does.
     pub(crate) fn check(&mut self) -> Done {
-        match self.child.as_mut().and_then(|c| c.try_wait().ok().flatten()) {
-            Some(status) => Err(Failed::new(format!("{} ended by itself: {status}", self.name))),
+        match self.end_of() {
+            Some(status) if status.code() == Some(UNREACHABLE) => self.start(),
+            Some(status) => Err(Failed::new(format!("{} ended by itself: {status}; see {}", self.name, self.log().display()))),
             None => Ok(()),
         }
     }

@@ -99,7 +99,8 @@ pub(crate) fn posts(seed: u64, requests: usize) -> Vec<Post> {
     let mut posts = Vec::new();
     let mut number = 0;
     while number < requests {
-        let size = if chance.fraction() < 0.1 { 3.min(requests - number) } else { 1 };
+        let size = if chance.fraction() < 0.3 { 2 + chance.below(7) } else { 1 };
+        let size = usize::try_from(size).unwrap_or(1).min(requests - number);
         let tenant = chance.next_u64() % TENANTS;
         let mut all: Vec<(Value, Fate)> = (0..size).map(|i| request(number + i, tenant, &mut chance)).collect();
         number += size;
@@ -108,9 +109,9 @@ pub(crate) fn posts(seed: u64, requests: usize) -> Vec<Post> {
             posts.push(Post { path: "/api/requests", names: vec![(name_of(&body), fate)], body });
             continue;
         }
-        // The later ones of a batch wait for its first.
+        // The last one of a batch waits for its first.
         let first = all.first().map(|(body, _)| name_of(body)).unwrap_or_default();
-        for (body, _) in all.iter_mut().skip(1) {
+        if let Some((body, _)) = all.last_mut() {
             set(body, "depends_on", json!([first]));
         }
         let names = all.iter().map(|(body, fate)| (name_of(body), *fate)).collect();
@@ -151,8 +152,10 @@ fn request(number: usize, tenant: u64, chance: &mut SplitMix) -> (Value, Fate) {
         "vps" => {
             set(&mut body, "size", size);
             set(&mut body, "image", json!("debian-12"));
-            if chance.fraction() < 0.3 {
-                set(&mut body, "ports", json!([22, 80]));
+            match chance.below(10) {
+                0..3 => set(&mut body, "ports", json!([22, 80])),
+                3 => set(&mut body, "ports", json!([22, 443, 5432])),
+                _ => {}
             }
             if chance.fraction() < 0.75 {
                 set(&mut body, "provider", json!(pick(chance, &["openstack", "vmware", "proxmox"])));

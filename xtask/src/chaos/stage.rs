@@ -180,6 +180,7 @@ impl<'a> Stage<'a> {
             }
             std::thread::sleep(cost.clamp(Duration::from_millis(200), Duration::from_secs(1)));
         }
+        self.disarm()?;
         self.judge()
     }
 

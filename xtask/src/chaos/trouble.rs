@@ -7,6 +7,7 @@ use provisor_core::Chance as _;
 use serde_json::Value;
 
 use super::checks::list;
+use super::house::Process;
 use super::load;
 use super::stage::{LEASE, Stage};
 use crate::shell::{Done, Failed};
@@ -17,7 +18,7 @@ pub(super) const IN_WORK: usize = 20;
 /// Crash points at which a call may end its process, in `PROVISOR_CRASH_AT`.
 const POINTS: [&str; 6] = ["after-claim", "after-intent", "after-call", "within-wait", "before-settle", "after-settle"];
 /// A process that does not come to its crash point in this time is killed where it is.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The crash points of a run.
 #[derive(Debug, Default)]
@@ -27,27 +28,47 @@ pub(super) struct Traps {
     set: BTreeMap<usize, (String, Instant)>,
     taken: BTreeSet<String>,
     missed: BTreeSet<String>,
+    untried: usize,
 }
 
 impl Traps {
+    /// The next one that this process can come to: calls are made by those that work, the others belong to the API.
+    fn next(&self, house: &Process) -> Option<usize> {
+        self.to_try.iter().position(|t| if t.ends_with(':') { house.listens } else { house.works })
+    }
+
     /// What came of them.
     pub(super) fn told(&self) -> String {
         let missed: Vec<&str> = self.missed.difference(&self.taken).map(String::as_str).collect();
         format!(
-            "crash points taken: {}; not reached in time: {}; left: {}\n{}",
+            "crash points: {} taken, {} not reached in time, {} not tried\n  taken: {}\n  not reached: {}",
             self.taken.len(),
             missed.len(),
-            self.to_try.len(),
+            self.untried,
+            self.taken.iter().map(String::as_str).collect::<Vec<_>>().join(" "),
             missed.join(" ")
         )
     }
 }
 
 impl Stage<'_> {
-    /// Nothing more befalls anybody.
+    /// Nothing more is to befall anybody. Crash points last as long as the load.
     pub(super) fn is_over_with_kills(&self) -> bool {
-        let enough = self.kills.len() >= self.asked.kills || self.traps.as_ref().is_some_and(|t| t.to_try.is_empty());
-        self.still.is_none() && enough && self.traps.as_ref().is_none_or(|t| t.set.is_empty())
+        self.still.is_none() && (self.traps.is_some() || self.kills.len() >= self.asked.kills)
+    }
+
+    /// Nobody ends at a crash point any more.
+    pub(super) fn disarm(&mut self) -> Done {
+        let Some(traps) = &mut self.traps else { return Ok(()) };
+        traps.untried = std::mem::take(&mut traps.to_try).len();
+        for at in std::mem::take(&mut traps.set).into_keys() {
+            if let Some(house) = self.houses.get_mut(at) {
+                house.kill();
+                house.crash_at(None);
+                house.start()?;
+            }
+        }
+        Ok(())
     }
 
     /// Every crash point of every operation that the plans name, in an order that follows from the seed.
@@ -94,12 +115,12 @@ impl Stage<'_> {
                 (Some((trap, since)), Ok(())) if since.elapsed() > PATIENCE && self.still.is_none_or(|(s, _)| s != at) => {
                     traps.missed.insert(trap);
                 }
-                (None, Ok(())) if house.works && !over && in_work > 0 && !traps.to_try.is_empty() => {}
+                (None, Ok(())) if !over && in_work > 0 && traps.next(house).is_some() => {}
                 _ => continue,
             }
             house.kill();
             traps.set.remove(&at);
-            let next = if over { None } else { traps.to_try.pop_front() };
+            let next = if over { None } else { traps.next(house).and_then(|n| traps.to_try.remove(n)) };
             house.crash_at(next.as_deref());
             if let Some(next) = next {
                 traps.set.insert(at, (next, Instant::now()));
