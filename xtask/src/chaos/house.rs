@@ -123,14 +123,18 @@ impl Process {
         }
     }
 
-    /// Sends a signal by name.
-    pub(crate) fn signal(&self, name: &str) -> Done {
-        let Some(child) = &self.child else { return Ok(()) };
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status();
-        match sent {
-            Ok(status) if status.success() => Ok(()),
-            _ => Err(Failed::new(format!("kill -{name} {}", self.name))),
+    /// Stops it for a while. A thread lets it go on, because whoever asks it something meanwhile may have to wait.
+    pub(crate) fn stand_still(&self, time: Duration) -> Done {
+        let Some(id) = self.child.as_ref().map(Child::id) else { return Ok(()) };
+        let signal = move |name: &str| Command::new("kill").arg(format!("-{name}")).arg(id.to_string()).status();
+        if !signal("STOP").is_ok_and(|status| status.success()) {
+            return Err(Failed::new(format!("kill -STOP {}", self.name)));
         }
+        std::thread::spawn(move || {
+            std::thread::sleep(time);
+            let _ = signal("CONT");
+        });
+        Ok(())
     }
 }
 

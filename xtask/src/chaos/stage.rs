@@ -236,7 +236,7 @@ impl<'a> Stage<'a> {
     }
 
     fn fulfil_one(&mut self, request: &Value) -> Done {
-        let reason = json!({"reason": "chaos"});
+        let mut body = json!({"reason": "chaos"});
         let (name, state) = (text(request, "name"), text(request, "state"));
         let turn = self.turns.get(name).copied().unwrap_or(Turn::Before);
         let running = request.pointer("/action/status").and_then(Value::as_str) == Some("running");
@@ -253,8 +253,12 @@ impl<'a> Stage<'a> {
         if turn == Turn::Before && self.sent < self.posts.len() && self.chance.fraction() > 0.3 {
             return Ok(());
         }
+        if let (Some(body), "deprovision") = (body.as_object_mut(), action) {
+            // Others of its batch may stand on it.
+            body.insert("force".to_owned(), json!(true));
+        }
         let path = format!("/api/requests/{}/{action}", text(request, "id"));
-        let answer = self.ask("POST", &path, None, Some(&reason))?;
+        let answer = self.ask("POST", &path, None, Some(&body))?;
         match answer.status {
             202 | 409 => self.turns.insert(name.to_owned(), next),
             _ => return Err(Failed::new(format!("POST {path}: {} {}", answer.status, answer.body))),

@@ -173,25 +173,21 @@ impl Stage<'_> {
 
     /// Once in a run each process that works stands still for longer than its lease, and goes on as if nothing had been.
     pub(super) fn stop(&mut self) -> Done {
-        if let Some((at, until)) = self.still {
-            if Instant::now() < until {
-                return Ok(());
-            }
-            self.still = None;
-            return self.houses.get(at).map_or(Ok(()), |house| house.signal("CONT"));
+        if self.still.is_some_and(|(_, until)| Instant::now() < until) {
+            return Ok(());
         }
+        self.still = None;
         let workers: Vec<usize> = (0..self.houses.len()).filter(|at| self.houses.get(*at).is_some_and(|h| h.works)).collect();
         let due = self.kills.len() * (workers.len() + 1) / self.asked.kills.max(1);
         let next = workers.get(self.stops).filter(|_| self.stops < due).copied();
         let Some((at, house)) = next.and_then(|at| Some((at, self.houses.get(at)?))) else { return Ok(()) };
-        house.signal("STOP")?;
-        self.stops += 1;
         let still = Duration::from_secs(LEASE + 2);
-        if self.houses.iter().filter(|h| h.listens).count() > 1 {
-            self.still = Some((at, Instant::now() + still));
-            return Ok(());
+        house.stand_still(still)?;
+        self.stops += 1;
+        self.still = Some((at, Instant::now() + still + Duration::from_secs(1)));
+        if self.houses.iter().filter(|h| h.listens).count() == 1 {
+            std::thread::sleep(still);
         }
-        std::thread::sleep(still);
-        house.signal("CONT")
+        Ok(())
     }
 }

@@ -23,8 +23,9 @@ const MIGRATIONS: &[(&str, &str)] = &[
 ];
 
 /// What every session of ours is set to. A transaction that stands still is ended by the server, because it
-/// holds up the log's horizon and its locks hold up others.
-const SESSION: &str = "set statement_timeout = '20s'; set lock_timeout = '15s'; set idle_in_transaction_session_timeout = '20s'; \
+/// holds up the log's horizon and its locks hold up others: sooner than a lease ends, so that a worker that was
+/// frozen in the middle of one stops nobody for longer than its lease would.
+const SESSION: &str = "set statement_timeout = '20s'; set lock_timeout = '15s'; set idle_in_transaction_session_timeout = '5s'; \
      set client_min_messages = warning; set jit = off; set synchronous_commit = on";
 
 /// Why a PostgreSQL database could not be opened: what and where, in one line and without the password.
