@@ -23,6 +23,7 @@ pub mod crash;
 mod follow;
 pub mod health;
 pub mod registry;
+pub mod restored;
 mod roles;
 pub mod sweep;
 pub mod worker;

@@ -37,8 +37,13 @@ pub trait RawTx: Send {
     fn exec<'a>(&'a mut self, stmt: &'static Stmt, params: &'a [Val]) -> Answer<'a, u64>;
     /// Runs a query.
     fn rows<'a>(&'a mut self, stmt: &'static Stmt, params: &'a [Val]) -> Answer<'a, Vec<Row>>;
-    /// Runs a statement once for each row of parameters; SQLite in a loop, PostgreSQL pipelined.
-    fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: &'a [Vec<Val>]) -> Answer<'a, u64>;
+    /// Runs several queries, in this order.
+    fn several<'a>(&'a mut self, queries: &'a [(&'static Stmt, Vec<Val>)]) -> Answer<'a, Vec<Vec<Row>>>;
+    /// Runs a statement whose answer nobody waits for; where it changes another number of rows than is expected the
+    /// operation is fenced, at its end at the latest.
+    fn send<'a>(&'a mut self, stmt: &'static Stmt, params: &'a [Val], expected: Option<u64>) -> Answer<'a, ()>;
+    /// The same once for each row of parameters; SQLite in a loop, PostgreSQL in one statement where it inserts.
+    fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: &'a [Vec<Val>]) -> Answer<'a, ()>;
     /// The store's clock (H40).
     fn now(&mut self) -> Answer<'_, Timestamp>;
 }
@@ -69,10 +74,28 @@ impl<'a> Tx<'a> {
         Ok(self.raw.rows(stmt, params).await?.into_iter().next())
     }
 
-    /// Runs a statement once for each row of parameters.
-    pub async fn batch(&mut self, stmt: &'static Stmt, rows: &[Vec<Val>]) -> Result<u64, OpError> {
+    /// Runs several queries that do not depend on one another's answers, in this order: on PostgreSQL in one round trip.
+    pub async fn several(&mut self, queries: &[(&'static Stmt, Vec<Val>)]) -> Result<Vec<Vec<Row>>, OpError> {
+        if queries.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.raw.several(queries).await
+    }
+
+    /// Runs a statement whose answer nobody waits for. Its error comes with a later answer, or ends the operation.
+    pub async fn send(&mut self, stmt: &'static Stmt, params: &[Val]) -> Result<(), OpError> {
+        self.raw.send(stmt, params, None).await
+    }
+
+    /// The same for one that must change one row: where it does not, the operation is fenced, at its end at the latest.
+    pub async fn send_one(&mut self, stmt: &'static Stmt, params: &[Val]) -> Result<(), OpError> {
+        self.raw.send(stmt, params, Some(1)).await
+    }
+
+    /// Runs a statement once for each row of parameters, and waits for no answer.
+    pub async fn batch(&mut self, stmt: &'static Stmt, rows: &[Vec<Val>]) -> Result<(), OpError> {
         if rows.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         self.raw.batch(stmt, rows).await
     }

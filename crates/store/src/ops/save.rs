@@ -174,6 +174,22 @@ pub(crate) async fn load(tx: &mut Tx<'_>, id: RequestId) -> Result<Option<Loaded
     Ok(Some(loaded(&row)?))
 }
 
+/// The same for several at once. Each has an answer of its own, as what cannot be read concerns itself alone.
+pub(crate) async fn load_all(tx: &mut Tx<'_>, ids: &[RequestId]) -> Result<Vec<Result<Option<Loaded>, OpError>>, OpError> {
+    let queries: Vec<(&'static Stmt, Vec<Val>)> = ids.iter().map(|id| loading(*id)).collect();
+    Ok(tx.several(&queries).await?.iter().map(|rows| loaded_from(rows)).collect())
+}
+
+/// The question of [`load`], to be asked together with others.
+pub(crate) fn loading(id: RequestId) -> (&'static Stmt, Vec<Val>) {
+    (&LOAD, vec![id.into()])
+}
+
+/// Its answer.
+pub(crate) fn loaded_from(rows: &[Row]) -> Result<Option<Loaded>, OpError> {
+    rows.first().map(loaded).transpose()
+}
+
 /// Loads a run that is only to be shown.
 pub(crate) async fn read(tx: &mut Tx<'_>, id: RequestId) -> Result<Option<Loaded>, OpError> {
     let Some(row) = tx.row(&READ, &[id.into()]).await? else { return Ok(None) };
@@ -284,7 +300,7 @@ async fn write_row(tx: &mut Tx<'_>, loaded: &Loaded, lease: Lease<'_>, now: Time
     };
     values.extend(rest);
     values.push(loaded.version.into());
-    if tx.exec(stmt, &values).await? == 1 { Ok(()) } else { Err(OpError::Fenced) }
+    tx.send_one(stmt, &values).await
 }
 
 /// Ledger rows, holdings of clusters and of the tenant, as far as they changed.
@@ -315,7 +331,7 @@ async fn project(tx: &mut Tx<'_>, loaded: &mut Loaded) -> Result<(), OpError> {
                 used.storage_gb.into(),
                 (new.used_slots - old.used_slots).into(),
             ];
-            tx.exec(&HOLD_CLUSTER, &values).await?;
+            tx.send(&HOLD_CLUSTER, &values).await?;
         }
     }
     loaded.ledger.clone_from(&run.ledger);
@@ -361,7 +377,7 @@ async fn hold_tenant(tx: &mut Tx<'_>, run: &Run, count: i64, work: i64) -> Resul
         of(provisor_core::Kind::Managed).into(),
         work.into(),
     ];
-    tx.exec(&HOLD_TENANT, &values).await.map(|_| ())
+    tx.send(&HOLD_TENANT, &values).await
 }
 
 /// Appends events to the log: every one counts in the request's version, published ones in its sequence.
@@ -398,7 +414,7 @@ async fn append(
             body.to_string().into(),
         ]);
     }
-    tx.batch(&INSERT_EVENT, &rows).await.map(|_| ())
+    tx.batch(&INSERT_EVENT, &rows).await
 }
 
 /// Stores a request that was just admitted.
@@ -432,7 +448,7 @@ pub(crate) async fn insert(
         run.spec.queue_timeout_seconds.map(|_| run.queue_deadline().0).into(),
         now.0.into(),
     ];
-    tx.exec(&INSERT, &values).await?;
+    tx.send(&INSERT, &values).await?;
     hold_tenant(tx, &run, 1, 0).await?;
     let mut loaded = Loaded {
         tenant_name: tenant_name.to_owned(),
@@ -470,7 +486,7 @@ async fn tell_dependents(
         for row in tx.rows(&DEPENDENTS, &[prerequisite.into()]).await? {
             let id: RequestId = row.id(0)?;
             if !ended {
-                tx.exec(&WAKE, &[id.into(), now.0.into()]).await?;
+                tx.send(&WAKE, &[id.into(), now.0.into()]).await?;
                 continue;
             }
             let mut dependent = match load(tx, id).await {
@@ -478,7 +494,7 @@ async fn tell_dependents(
                 Ok(None) => continue,
                 // What this release cannot read stops nobody: the claim puts it off, and finds what has ended.
                 Ok(Some(_)) | Err(OpError::Corrupt(_)) => {
-                    tx.exec(&WAKE, &[id.into(), now.0.into()]).await?;
+                    tx.send(&WAKE, &[id.into(), now.0.into()]).await?;
                     continue;
                 }
                 Err(error) => return Err(error),
