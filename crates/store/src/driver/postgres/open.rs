@@ -1,5 +1,6 @@
 //! Connecting, checking and migrating: everything that can be wrong at the start, each told in one line.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use tokio_postgres::config::Host;
@@ -267,8 +268,14 @@ impl Address {
         PostgresError::Database { place: self.place.clone(), reason }
     }
 
+    /// A server that goes away while it is asked is one that cannot be reached: the next try may find it again.
     fn error(&self, error: &tokio_postgres::Error) -> PostgresError {
-        PostgresError::Database { place: self.place.clone(), reason: faults::text(error) }
+        let (place, reason) = (self.place.clone(), faults::text(error));
+        let went_away = match error.code() {
+            Some(code) => code.code().starts_with("57P"),
+            None => error.is_closed() || error.source().is_some_and(|e| e.is::<std::io::Error>()),
+        };
+        if went_away { PostgresError::Unreachable { place, reason } } else { PostgresError::Database { place, reason } }
     }
 }
 
