@@ -82,9 +82,13 @@ const OF_SUBJECT: Stmt = each(
 const FEED: Stmt = each(feed!(""), placed_feed!(""));
 // Why the tenant's id too: a deleted tenant's name may be taken by another one, who must not see its log.
 const FEED_OF_TENANT: Stmt = each(
-    feed!("tenant = ?6 and exists (select 1 from request where request.id = event.subject and request.tenant = ?7) and "),
+    feed!(
+        "tenant = ?6 and sequence is not null and exists (select 1 from request where request.id = event.subject \
+         and request.tenant = ?7) and "
+    ),
     placed_feed!(
-        "feed.tenant = ?6 and exists (select 1 from request where request.id = event.subject and request.tenant = ?7) and "
+        "feed.tenant = ?6 and event.sequence is not null and exists (select 1 from request where request.id = event.subject \
+         and request.tenant = ?7) and "
     ),
 );
 const TENANT_NAME: Stmt = both("select name from tenant where id = ?1");
@@ -214,7 +218,7 @@ pub struct Feed {
     pub after: i64,
     /// Only these kinds; all when empty.
     pub kinds: Vec<EventKind>,
-    /// Only of this tenant.
+    /// Only of this tenant, and then only what is published, whatever `published_only` says.
     pub tenant: Option<TenantId>,
     /// How many at most, 1 to [`PAGE_LIMIT`].
     pub limit: i64,

@@ -54,6 +54,7 @@ pub(crate) struct Clusters {
 struct Elder {
     id: RequestId,
     spec: Spec,
+    #[serde(default)]
     regions: Vec<String>,
 }
 

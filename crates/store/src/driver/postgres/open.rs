@@ -1,5 +1,6 @@
 //! Connecting, checking and migrating: everything that can be wrong at the start, each told in one line.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use tokio_postgres::config::Host;
@@ -24,9 +25,15 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V3__drift", include_str!("../../../migrations/postgres/V3__drift.sql")),
 ];
 
+/// How statements are planned. Each is prepared and has an index for each of its conditions (a test sees to it), so
+/// the best plan is known and the same for all values. Left to itself the server plans by the statistics of tables
+/// that were empty a minute ago, and reads through them.
+const PLANNING: &str = "set plan_cache_mode = force_generic_plan; set enable_seqscan = off; set enable_hashjoin = off; \
+     set enable_mergejoin = off";
 /// What every session of ours is set to. A transaction that stands still is ended by the server, because it
-/// holds up the log's horizon and its locks hold up others.
-const SESSION: &str = "set lock_timeout = '15s'; set idle_in_transaction_session_timeout = '20s'; \
+/// holds up the log's horizon and its locks hold up others: sooner than a lease ends, so that a worker that was
+/// frozen in the middle of one stops nobody for longer than its lease would.
+const SESSION: &str = "set lock_timeout = '15s'; set idle_in_transaction_session_timeout = '5s'; \
      set client_min_messages = warning; set jit = off; set synchronous_commit = on";
 
 /// Why a PostgreSQL database could not be opened: what and where, in one line and without the password.
@@ -164,6 +171,7 @@ impl Address {
         });
         let session = format!("{SESSION}; set statement_timeout = {}", self.statement_limit.as_millis());
         client.batch_execute(&session).await.map_err(|e| self.error(&e))?;
+        client.batch_execute(PLANNING).await.map_err(|e| self.error(&e))?;
         Ok(client)
     }
 
@@ -266,8 +274,14 @@ impl Address {
         PostgresError::Database { place: self.place.clone(), reason }
     }
 
+    /// A server that goes away while it is asked is one that cannot be reached: the next try may find it again.
     fn error(&self, error: &tokio_postgres::Error) -> PostgresError {
-        PostgresError::Database { place: self.place.clone(), reason: faults::text(error) }
+        let (place, reason) = (self.place.clone(), faults::text(error));
+        let went_away = match error.code() {
+            Some(code) => code.code().starts_with("57P"),
+            None => error.is_closed() || error.source().is_some_and(|e| e.is::<std::io::Error>()),
+        };
+        if went_away { PostgresError::Unreachable { place, reason } } else { PostgresError::Database { place, reason } }
     }
 }
 
