@@ -279,7 +279,7 @@ impl Address {
         let (place, reason) = (self.place.clone(), faults::text(error));
         let went_away = match error.code() {
             Some(code) => code.code().starts_with("57P"),
-            None => error.is_closed() || error.source().is_some_and(|e| e.is::<std::io::Error>()),
+            None => error.is_closed() || error.source().is_some_and(<dyn std::error::Error + 'static>::is::<std::io::Error>),
         };
         if went_away { PostgresError::Unreachable { place, reason } } else { PostgresError::Database { place, reason } }
     }
