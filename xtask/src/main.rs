@@ -5,6 +5,7 @@
 //! enough.
 #![allow(clippy::disallowed_methods, reason = "a tool measures wall time and feeds threads; nothing here runs in the product")]
 
+mod bench;
 mod ci;
 mod generate;
 mod process;
@@ -24,6 +25,8 @@ cargo xtask COMMAND
 
   test [--fast] [--services] [--chaos]        all tests, or some stages; the count is on the last line
        [-p PACKAGE]… [-v]                     of some packages; with all that they print
+  bench [--keep] [--systems NAME,…] [--concurrency N,…] [--seconds S] [--rounds N] [--count-flushes]
+                                              requests a second beside the bare floors (docs/performance.md)
   ci                                          fmt, clippy, tidy, generate --check
   tidy                                        sizes, crate directions, module docs, banned words, links
   generate [--check]                          docs/generated and docs/openapi.json; --check only compares
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["test", options @ ..] => test::run(options),
+        ["bench", options @ ..] => bench::run(options),
         ["ci"] => ci::run(),
         ["tidy"] => tidy::run(),
         ["generate"] => generate::run(generate::Mode::Write),

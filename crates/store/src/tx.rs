@@ -13,7 +13,7 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, OpError>> + Send 
 
 /// One statement with its name; the texts of the two databases where they must differ. Placeholders are
 /// `?1`, `?2` … in both; the PostgreSQL driver turns them into `$1`, `$2` … when it prepares.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stmt {
     /// For SQLite, and for PostgreSQL where `postgres` is `None`.
     pub text: &'static str,
@@ -42,6 +42,22 @@ pub const fn each(text: &'static str, postgres: &'static str) -> Stmt {
     Stmt { text, postgres: Some(postgres), many: None }
 }
 
+/// A statement with its rows of parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Write {
+    /// The statement.
+    pub stmt: &'static Stmt,
+    /// It is run once for each.
+    pub rows: Vec<Vec<Val>>,
+}
+
+impl Write {
+    /// A statement that is run once.
+    pub fn once(stmt: &'static Stmt, row: Vec<Val>) -> Self {
+        Self { stmt, rows: vec![row] }
+    }
+}
+
 /// What a driver's transaction can do.
 pub trait RawTx: Send {
     /// Runs a statement; answers the number of rows that it changed.
@@ -51,6 +67,9 @@ pub trait RawTx: Send {
     /// Runs a statement once for each row of parameters; SQLite in a loop, PostgreSQL at once where
     /// the statement has a text for that, else pipelined.
     fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: &'a [Vec<Val>]) -> Answer<'a, u64>;
+    /// Runs several writes in their order; answers what each changed. SQLite one after the other, PostgreSQL
+    /// without waiting for one before the next is sent.
+    fn all<'a>(&'a mut self, writes: &'a [Write]) -> Answer<'a, Vec<u64>>;
     /// The store's clock (H40).
     fn now(&mut self) -> Answer<'_, Timestamp>;
 }
@@ -87,6 +106,11 @@ impl<'a> Tx<'a> {
             return Ok(0);
         }
         self.raw.batch(stmt, rows).await
+    }
+
+    /// Runs several writes, none of which needs another's answer; answers what each changed.
+    pub async fn all(&mut self, writes: &[Write]) -> Result<Vec<u64>, OpError> {
+        self.raw.all(writes).await
     }
 
     /// The store's clock (H40), the same through one transaction.

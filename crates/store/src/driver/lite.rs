@@ -15,7 +15,7 @@ use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags};
 
 use super::Job;
 use crate::op::OpError;
-use crate::tx::{Answer, RawTx, Stmt, Tx};
+use crate::tx::{Answer, RawTx, Stmt, Tx, Write};
 use crate::value::{Row, Val};
 
 /// In the header of our files, so that somebody else's database is not taken for ours: "Pvsr".
@@ -320,6 +320,11 @@ impl RawTx for LiteTx<'_> {
 
     fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: &'a [Vec<Val>]) -> Answer<'a, u64> {
         ready(self.batch_now(stmt, rows).map_err(|e| database(&e)))
+    }
+
+    fn all<'a>(&'a mut self, writes: &'a [Write]) -> Answer<'a, Vec<u64>> {
+        let each = writes.iter().map(|w| self.batch_now(w.stmt, &w.rows).map_err(|e| database(&e)));
+        ready(each.collect())
     }
 
     fn now(&mut self) -> Answer<'_, Timestamp> {

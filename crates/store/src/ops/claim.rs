@@ -42,6 +42,8 @@ pub struct Claimed {
 pub struct Batch {
     /// Requests that have something to do.
     pub claimed: Vec<Claimed>,
+    /// How many were taken, with those that were over at once.
+    pub taken: usize,
     /// Something was taken or changed: ask again at once.
     pub busy: bool,
     /// When the next work is due, as far as is known.
@@ -78,17 +80,7 @@ macro_rules! tenants {
     };
 }
 const TENANTS: Stmt = each(tenants!(" limit ?2"), tenants!(", t.id limit ?2 for update of t skip locked"));
-macro_rules! head {
-    ($tail:literal) => {
-        concat!(
-            "select id from request where tenant = ?1 and state = 'queued' and due_at <= ?2 order by due_at, id limit 1",
-            $tail
-        )
-    };
-}
-const HEAD: Stmt = each(head!(""), head!(" for update skip locked"));
 const TURN: Stmt = both("update tenant set last_claimed = (select max(last_claimed) + 1 from tenant) where id = ?1");
-const ROOM: Stmt = both("select max_concurrent - in_work from tenant where id = ?1");
 const POSTPONE: Stmt =
     both("update request set due_at = ?2, queue_until = case when queue_until < ?2 then ?2 else queue_until end where id = ?1");
 const PREREQUISITES: Stmt = both(
@@ -101,7 +93,7 @@ const NEXT_QUEUED: Stmt = both(
 );
 
 pub(crate) const STATEMENTS: &[&Stmt] =
-    &[&DUE, &NEXT_DUE, &EXPIRED, &NEXT_EXPIRED, &TENANTS, &HEAD, &TURN, &ROOM, &POSTPONE, &PREREQUISITES, &NEXT_QUEUED];
+    &[&DUE, &NEXT_DUE, &EXPIRED, &NEXT_EXPIRED, &TENANTS, &TURN, &POSTPONE, &PREREQUISITES, &NEXT_QUEUED];
 
 /// What cannot be placed is looked at again after this, longer the longer it has waited.
 const LOOK_AGAIN: Span = Span::seconds(1);
@@ -125,7 +117,7 @@ impl Op for Claim {
 
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Batch, OpError> {
         let now = tx.now().await?;
-        let mut batch = Batch { claimed: Vec::new(), busy: false, next_due: Timestamp::NEVER };
+        let mut batch = Batch { claimed: Vec::new(), taken: 0, busy: false, next_due: Timestamp::NEVER };
         self.take_due(tx, now, &mut batch).await?;
         self.end_expired(tx, now, &mut batch).await?;
         self.take_queued(tx, now, &mut batch).await?;
@@ -137,13 +129,27 @@ impl Op for Claim {
     }
 }
 
-/// Loads what this release can work on. A document of a newer release (H43) or a damaged one is put off
-/// instead of failing the claim, which would stop all others, too.
+/// Loads what this release can work on.
 async fn load(tx: &mut Tx<'_>, id: RequestId, now: Timestamp) -> Result<Option<Loaded>, OpError> {
-    let reason = match save::load(tx, id).await {
-        Ok(Some(loaded)) if loaded.run.version > RUN_VERSION => format!("it is of version {}", loaded.run.version),
+    match save::load(tx, id).await {
+        Ok(None) => Ok(None),
+        Ok(Some(loaded)) => workable(tx, id, Ok(loaded), now).await,
+        Err(error) => workable(tx, id, Err(error), now).await,
+    }
+}
+
+/// A document of a newer release (H43) or a damaged one is put off instead of failing the claim, which would
+/// stop all others, too.
+async fn workable(
+    tx: &mut Tx<'_>,
+    id: RequestId,
+    found: Result<Loaded, OpError>,
+    now: Timestamp,
+) -> Result<Option<Loaded>, OpError> {
+    let reason = match found {
+        Ok(loaded) if loaded.run.version > RUN_VERSION => format!("it is of version {}", loaded.run.version),
         Err(OpError::Corrupt(reason)) => reason,
-        other => return other,
+        other => return other.map(Some),
     };
     error!(request = %id, reason, "the request cannot be worked on by this release; it is looked at again later");
     tx.exec(&POSTPONE, &[id.into(), now.plus(UNREADABLE_AGAIN).0.into()]).await?;
@@ -183,6 +189,7 @@ impl Claim {
         }
         let kept = save::save(tx, &self.context, loaded, events, lease, now, &mut chance).await?;
         batch.busy = true;
+        batch.taken += 1;
         if !idle {
             batch.claimed.push(Claimed { run: kept.run, generation, calls: directive.calls, wake_at: directive.wake_at });
         }
@@ -207,15 +214,15 @@ impl Claim {
     async fn take_queued(&self, tx: &mut Tx<'_>, now: Timestamp, batch: &mut Batch) -> Result<(), OpError> {
         let mut clusters: Option<Clusters> = None;
         let mut passed_by = 0;
-        while batch.claimed.len() < self.limit && passed_by < PASSED_BY_AT_MOST {
-            let wanted = i64::try_from(self.limit - batch.claimed.len()).unwrap_or(i64::MAX);
+        while batch.taken < self.limit && passed_by < PASSED_BY_AT_MOST {
+            let wanted = i64::try_from(self.limit - batch.taken).unwrap_or(i64::MAX);
             let tenants = tx.rows(&TENANTS, &[now.0.into(), wanted.into()]).await?;
             if tenants.is_empty() {
                 return Ok(());
             }
-            let before = (batch.claimed.len(), passed_by);
+            let before = (batch.taken, passed_by);
             for tenant in tenants {
-                if batch.claimed.len() >= self.limit {
+                if batch.taken >= self.limit {
                     break;
                 }
                 let clusters = match &mut clusters {
@@ -225,7 +232,7 @@ impl Claim {
                 passed_by += self.take_turn(tx, tenant.text(0)?, clusters, now, batch).await?;
             }
             // Others have all that is due: they hold it locked.
-            if before == (batch.claimed.len(), passed_by) {
+            if before == (batch.taken, passed_by) {
                 return Ok(());
             }
         }
@@ -241,13 +248,11 @@ impl Claim {
         now: Timestamp,
         batch: &mut Batch,
     ) -> Result<usize, OpError> {
-        if tx.row(&ROOM, &[tenant.into()]).await?.map_or(Ok(0), |r| r.int(0))? <= 0 {
-            return Ok(0);
-        }
         for passed_by in 0..PASSED_BY_IN_A_TURN {
-            let Some(head) = tx.row(&HEAD, &[tenant.into(), now.0.into()]).await? else { return Ok(passed_by) };
+            let Some((id, found)) = save::head(tx, tenant, now).await? else { return Ok(passed_by) };
+            let Some(loaded) = workable(tx, id, found, now).await? else { continue };
             // Boxed, as it holds several documents, and everything around it would be as large.
-            if Box::pin(self.start(tx, head.id(0)?, clusters, now, batch)).await? {
+            if Box::pin(self.start(tx, loaded, clusters, now, batch)).await? {
                 tx.exec(&TURN, &[tenant.into()]).await?;
                 return Ok(passed_by);
             }
@@ -260,14 +265,14 @@ impl Claim {
     async fn start(
         &self,
         tx: &mut Tx<'_>,
-        id: RequestId,
+        mut loaded: Loaded,
         clusters: &mut Clusters,
         now: Timestamp,
         batch: &mut Batch,
     ) -> Result<bool, OpError> {
-        let Some(mut loaded) = load(tx, id, now).await? else { return Ok(false) };
         let mut events = Vec::new();
         let mut chance = SplitMix::new((self.context.seeds)());
+        let id = loaded.run.id;
         let prerequisites = if loaded.run.depends_on.is_empty() { None } else { tx.row(&PREREQUISITES, &[id.into()]).await? };
         let open = prerequisites.as_ref().map_or(Ok(0), |r| r.int(0))?;
         let ended = prerequisites.as_ref().map_or(Ok(None), |r| r.opt_text(1))?.map(str::parse::<RequestId>);

@@ -86,16 +86,17 @@ const TENANT_NAME: Stmt = both("select name from tenant where id = ?1");
 const HEAD: Stmt = each("select coalesce(max(position), 0) from event", "select head from feed_state");
 const IS_BEHIND: Stmt = each(
     "select 0",
-    "select 1 from feed_state s join event e on e.tx >= s.horizon \
-     where not exists (select 1 from feed f where f.position = e.position) limit 1",
+    // Why a sub-select: joined, the planner may look for a place of every event that there ever was.
+    "select 1 from event e where e.tx >= (select horizon from feed_state) \
+     and not exists (select 1 from feed f where f.position = e.position) limit 1",
 );
 // H18: the lock in a statement of its own, so that the next one sees what its last holder did.
 const LOCK_FEED: Stmt = each("select 0", "select head from feed_state for update");
 // Why the horizon stays after a full round: what was left out of it may be of an older transaction.
 const PLACE: Stmt = each(
     "select 0 * ?1",
-    "with fresh as (select e.position, e.tenant from feed_state s join event e on e.tx >= s.horizon \
-        where not exists (select 1 from feed f where f.position = e.position) order by e.position limit ?1), \
+    "with fresh as (select e.position, e.tenant from event e where e.tx >= (select horizon from feed_state) \
+        and not exists (select 1 from feed f where f.position = e.position) order by e.position limit ?1), \
      placed as (insert into feed (place, position, tenant) \
         select s.head + row_number() over (order by f.position), f.position, f.tenant from fresh f cross join feed_state s returning 1), \
      counted as (select count(*) as many from placed) \

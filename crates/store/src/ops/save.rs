@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::op::OpError;
-use crate::tx::{Stmt, Tx, both, each};
+use crate::tx::{Stmt, Tx, Write, both, each};
 use crate::value::{Row, Val, to_json};
 
 /// What every pipeline operation needs of its surroundings; shared by all of them.
@@ -97,10 +97,20 @@ pub(crate) enum Lease<'a> {
 }
 
 macro_rules! load {
-    ($tail:literal) => {
+    ($where:literal, $tail:literal) => {
         concat!(
-            "select r.run, coalesce(t.name, ''), r.version, r.events, r.published, r.generation, r.worker, r.updated_at",
-            " from request r left join tenant t on t.id = r.tenant where r.id = ?1",
+            "select r.run, coalesce(t.name, ''), r.version, r.events, r.published, r.generation, r.worker, r.updated_at, r.id",
+            " from request r left join tenant t on t.id = r.tenant where ",
+            $where,
+            $tail
+        )
+    };
+}
+
+macro_rules! head {
+    ($tail:literal) => {
+        load!(
+            "r.tenant = ?1 and r.state = 'queued' and r.due_at <= ?2 and t.in_work < t.max_concurrent order by r.due_at, r.id limit 1",
             $tail
         )
     };
@@ -108,8 +118,10 @@ macro_rules! load {
 
 // Rows are locked in this order on PostgreSQL: requests, then tenants, then clusters, each kind by its id.
 // Who must do otherwise skips what is locked, or is run again after a deadlock.
-const LOAD: Stmt = each(load!(""), load!(" for update of r"));
-const READ: Stmt = both(load!(""));
+const LOAD: Stmt = each(load!("r.id = ?1", ""), load!("r.id = ?1", " for update of r"));
+const READ: Stmt = both(load!("r.id = ?1", ""));
+// The next request of a tenant's queue, as long as the tenant may have another one in work.
+const HEAD: Stmt = each(head!(""), head!(" for update of r skip locked"));
 const LOCK: Stmt = each("select id from request where id = ?1", "select id from request where id = ?1 for update");
 const LOCK_TENANT: Stmt = each("select id from tenant where id = ?1", "select id from tenant where id = ?1 for update");
 const UPDATE: Stmt = both(
@@ -163,6 +175,7 @@ const WAKE: Stmt = both("update request set due_at = ?2 where id = ?1 and state 
 pub(crate) const STATEMENTS: &[&Stmt] = &[
     &LOAD,
     &READ,
+    &HEAD,
     &LOCK,
     &LOCK_TENANT,
     &UPDATE,
@@ -180,6 +193,16 @@ pub(crate) const STATEMENTS: &[&Stmt] = &[
 pub(crate) async fn load(tx: &mut Tx<'_>, id: RequestId) -> Result<Option<Loaded>, OpError> {
     let Some(row) = tx.row(&LOAD, &[id.into()]).await? else { return Ok(None) };
     Ok(Some(loaded(&row)?))
+}
+
+/// Loads the next request of a tenant's queue and locks it; one that cannot be read with the reason.
+pub(crate) async fn head(
+    tx: &mut Tx<'_>,
+    tenant: &str,
+    now: Timestamp,
+) -> Result<Option<(RequestId, Result<Loaded, OpError>)>, OpError> {
+    let Some(row) = tx.row(&HEAD, &[tenant.into(), now.0.into()]).await? else { return Ok(None) };
+    Ok(Some((row.id(8)?, loaded(&row))))
 }
 
 /// Loads a run that is only to be shown.
@@ -260,16 +283,19 @@ async fn keep(
 ) -> Result<Loaded, OpError> {
     // Of two transactions the one that began first may come to the row last; its events are not dated back (H40).
     let at = now.max(loaded.updated_at);
-    append(tx, &mut loaded, events, at, chance).await?;
-    write_row(tx, &loaded, lease, at).await?;
+    let mut writes = vec![append(&mut loaded, events, at, chance)?, row(&loaded, lease, at)?];
+    project(&mut loaded, &mut writes);
+    // Its row is the second; one that another has changed meanwhile ends the transaction.
+    if tx.all(&writes).await?.get(1) != Some(&1) {
+        return Err(OpError::Fenced);
+    }
     loaded.updated_at = at;
     loaded.version += 1;
-    project(tx, &mut loaded).await?;
     loaded.state = loaded.run.state;
     Ok(loaded)
 }
 
-async fn write_row(tx: &mut Tx<'_>, loaded: &Loaded, lease: Lease<'_>, now: Timestamp) -> Result<(), OpError> {
+fn row(loaded: &Loaded, lease: Lease<'_>, now: Timestamp) -> Result<Write, OpError> {
     let run = &loaded.run;
     let no_room = run.waiting.as_ref().filter(|w| run.state == State::Queued && w.reason == "capacity");
     let mut values = vec![
@@ -292,19 +318,21 @@ async fn write_row(tx: &mut Tx<'_>, loaded: &Loaded, lease: Lease<'_>, now: Time
     };
     values.extend(rest);
     values.push(loaded.version.into());
-    if tx.exec(stmt, &values).await? == 1 { Ok(()) } else { Err(OpError::Fenced) }
+    Ok(Write::once(stmt, values))
 }
 
 /// Ledger rows, holdings of clusters and of the tenant, as far as they changed.
-async fn project(tx: &mut Tx<'_>, loaded: &mut Loaded) -> Result<(), OpError> {
+fn project(loaded: &mut Loaded, writes: &mut Vec<Write>) {
     let run = &loaded.run;
     let changed = run.ledger.iter().filter(|r| !loaded.ledger.iter().any(|o| o.id == r.id && same_projection(o, r)));
     let rows: Vec<Vec<Val>> = changed.map(|r| resource_values(run.id, r)).collect();
-    tx.batch(&UPSERT_RESOURCE, &rows).await?;
+    if !rows.is_empty() {
+        writes.push(Write { stmt: &UPSERT_RESOURCE, rows });
+    }
     let count = i64::from(run.holds_quota()) - i64::from(!loaded.state.is_terminal());
     let work = i64::from(run.is_in_work()) - i64::from(loaded.in_work);
     if count != 0 || work != 0 {
-        hold_tenant(tx, run, count, work).await?;
+        writes.push(hold_tenant(run, count, work));
     }
     let after = holdings(run);
     for cluster in loaded.holdings.keys().chain(after.keys()).collect::<std::collections::BTreeSet<_>>() {
@@ -312,7 +340,7 @@ async fn project(tx: &mut Tx<'_>, loaded: &mut Loaded) -> Result<(), OpError> {
         let new = after.get(cluster).copied().unwrap_or_default();
         if old != new {
             let (reserved, used) = (new.reserved.plus(old.reserved.negated()), new.used.plus(old.used.negated()));
-            let values = [
+            let values = vec![
                 Val::from(*cluster),
                 reserved.cpu.into(),
                 reserved.memory_gb.into(),
@@ -323,13 +351,12 @@ async fn project(tx: &mut Tx<'_>, loaded: &mut Loaded) -> Result<(), OpError> {
                 used.storage_gb.into(),
                 (new.used_slots - old.used_slots).into(),
             ];
-            tx.exec(&HOLD_CLUSTER, &values).await?;
+            writes.push(Write::once(&HOLD_CLUSTER, values));
         }
     }
     loaded.ledger.clone_from(&run.ledger);
     loaded.holdings = after;
     loaded.in_work = run.is_in_work();
-    Ok(())
 }
 
 fn same_projection(a: &LedgerRow, b: &LedgerRow) -> bool {
@@ -355,10 +382,10 @@ fn resource_values(request: RequestId, row: &LedgerRow) -> Vec<Val> {
 }
 
 /// Adds a request's holding to its tenant's sum, or takes it away.
-async fn hold_tenant(tx: &mut Tx<'_>, run: &Run, count: i64, work: i64) -> Result<(), OpError> {
+fn hold_tenant(run: &Run, count: i64, work: i64) -> Write {
     let needs = run.spec.needs();
     let of = |kind| if run.spec.kind == kind { count } else { 0 };
-    let values = [
+    let values = vec![
         Val::from(run.tenant),
         (needs.cpu * count).into(),
         (needs.memory_gb * count).into(),
@@ -369,7 +396,7 @@ async fn hold_tenant(tx: &mut Tx<'_>, run: &Run, count: i64, work: i64) -> Resul
         of(provisor_core::Kind::Managed).into(),
         work.into(),
     ];
-    tx.exec(&HOLD_TENANT, &values).await.map(|_| ())
+    Write::once(&HOLD_TENANT, values)
 }
 
 /// What is written of an event; published ones tell of their request as it was then.
@@ -391,13 +418,7 @@ struct Subject<'a> {
 }
 
 /// Appends events to the log: every one counts in the request's version, published ones in its sequence.
-async fn append(
-    tx: &mut Tx<'_>,
-    loaded: &mut Loaded,
-    events: Vec<Event>,
-    now: Timestamp,
-    chance: &mut SplitMix,
-) -> Result<(), OpError> {
+fn append(loaded: &mut Loaded, events: Vec<Event>, now: Timestamp, chance: &mut SplitMix) -> Result<Write, OpError> {
     let mut rows = Vec::with_capacity(events.len());
     let run = &loaded.run;
     let mut state = loaded.state;
@@ -427,7 +448,7 @@ async fn append(
             body.into(),
         ]);
     }
-    tx.batch(&INSERT_EVENT, &rows).await.map(|_| ())
+    Ok(Write { stmt: &INSERT_EVENT, rows })
 }
 
 /// Stores a request that was just admitted.
@@ -443,7 +464,7 @@ pub(crate) async fn insert(
     let needs = run.spec.needs();
     let published = events.iter().filter(|e| e.kind.is_published()).count();
     let counted = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    let values = [
+    let values = vec![
         run.id.into(),
         run.tenant.into(),
         run.spec.name.as_str().into(),
@@ -461,8 +482,7 @@ pub(crate) async fn insert(
         run.spec.queue_timeout_seconds.map(|_| run.queue_deadline().0).into(),
         now.0.into(),
     ];
-    tx.exec(&INSERT, &values).await?;
-    hold_tenant(tx, &run, 1, 0).await?;
+    let mut writes = vec![Write::once(&INSERT, values), hold_tenant(&run, 1, 0)];
     let mut loaded = Loaded {
         tenant_name: tenant_name.to_owned(),
         version: 1,
@@ -477,7 +497,8 @@ pub(crate) async fn insert(
         holdings: BTreeMap::new(),
         run,
     };
-    append(tx, &mut loaded, events, now, chance).await?;
+    writes.push(append(&mut loaded, events, now, chance)?);
+    tx.all(&writes).await?;
     Ok(loaded)
 }
 

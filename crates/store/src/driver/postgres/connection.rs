@@ -17,7 +17,7 @@ use super::values;
 use crate::clock::Carried;
 use crate::driver::Job;
 use crate::op::OpError;
-use crate::tx::{Answer, RawTx, Stmt, Tx};
+use crate::tx::{Answer, RawTx, Stmt, Tx, Write};
 use crate::value::{Row, Val};
 
 /// Statements of a batch that are on their way at once.
@@ -210,6 +210,25 @@ impl PgTx<'_> {
         Ok(changed)
     }
 
+    /// Few enough that they are sent in order.
+    async fn all_now(&mut self, writes: &[Write]) -> Result<Vec<u64>, tokio_postgres::Error> {
+        let mut prepared = Vec::with_capacity(writes.len());
+        for write in writes {
+            let text = if write.rows.len() > 1 { write.stmt.many } else { None };
+            let text = text.unwrap_or_else(|| write.stmt.postgres.unwrap_or(write.stmt.text));
+            prepared.push(self.connection.prepared(text).await?);
+        }
+        let client = &self.connection.client;
+        let sent = writes.iter().zip(&prepared).map(|(write, statement)| async move {
+            if write.stmt.many.is_some() && write.rows.len() > 1 {
+                return client.execute_raw(statement, values::columns(&write.rows)).await;
+            }
+            let each = write.rows.iter().map(|params| client.execute_raw(statement, params.iter()));
+            Ok(try_join_all(each).await?.into_iter().sum::<u64>())
+        });
+        try_join_all(sent).await
+    }
+
     fn note<T>(&mut self, answer: Result<T, tokio_postgres::Error>) -> Result<T, OpError> {
         answer.map_err(|e| {
             let fault = Fault::of(&e);
@@ -238,6 +257,13 @@ impl RawTx for PgTx<'_> {
     fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: &'a [Vec<Val>]) -> Answer<'a, u64> {
         Box::pin(async move {
             let answer = self.batch_now(stmt, rows).await;
+            self.note(answer)
+        })
+    }
+
+    fn all<'a>(&'a mut self, writes: &'a [Write]) -> Answer<'a, Vec<u64>> {
+        Box::pin(async move {
+            let answer = self.all_now(writes).await;
             self.note(answer)
         })
     }
