@@ -132,6 +132,18 @@ pub(crate) enum Command {
     Tenant(Tenant),
     /// Compare a cluster's inventory with the ledger and release what nobody owns
     Sweep(Sweep),
+    /// Bring the database's schema up to date
+    Migrate,
+    /// Copy the database to a file, also while it is in use
+    Backup {
+        /// The file, which must not be there yet
+        file: PathBuf,
+    },
+    /// Put a copy back where the database was, while nothing runs on it
+    Restore(Restore),
+    /// What administrators do to a store
+    #[command(subcommand)]
+    Admin(AdminCommand),
     /// The configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -149,6 +161,23 @@ pub(crate) enum Command {
         #[arg(value_parser = ["config", "cli", "openapi"])]
         page: String,
     },
+}
+
+/// `restore`.
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The copy
+    pub(crate) file: PathBuf,
+    /// Move a database that is there aside
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+/// What administrators do to a store.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum AdminCommand {
+    /// After a restore or a promotion by other means: begin a new epoch, look for everything by its tag
+    AfterRestore,
 }
 
 /// Where to serve.

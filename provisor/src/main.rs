@@ -10,6 +10,7 @@ use clap::Parser as _;
 mod cli;
 mod config;
 mod fail;
+mod keeping;
 mod output;
 mod quickstart;
 mod serve;
@@ -19,7 +20,7 @@ mod telemetry;
 mod wiring;
 
 use cli::action::Verb;
-use cli::{Cli, Command, Global};
+use cli::{AdminCommand, Cli, Command, Global};
 use fail::{Exit, Fail};
 use output::{Format, Out};
 use session::Session;
@@ -62,6 +63,10 @@ fn run(cli: &Cli) -> Result<(), Fail> {
         Command::Worker => runtime(true)?.block_on(serve::run(global, None, Role::Worker)),
         Command::Serve(listen) => runtime(true)?.block_on(serve::run(global, listen.listen.as_deref(), Role::Serve)),
         Command::Quickstart(asked) => runtime(true)?.block_on(quickstart::run(global, asked)),
+        Command::Migrate => keeping::migrate(global),
+        Command::Backup { file } => keeping::backup(global, file),
+        Command::Restore(asked) => runtime(true)?.block_on(keeping::restore(global, asked)),
+        Command::Admin(AdminCommand::AfterRestore) => runtime(true)?.block_on(keeping::after_restore(global)),
         Command::Simcloud(asked) => runtime(true)?.block_on(simcloud::run(global, &asked.listen)),
         Command::Doctor => runtime(false)?.block_on(cli::doctor::run(global)),
         command => runtime(false)?.block_on(client(global, command)),

@@ -209,6 +209,37 @@ pub(crate) async fn start(settings: &Settings, role: Role) -> Result<Server, Fai
     Ok(Server { address, running, http, closing, _locks: locks })
 }
 
+/// The engine over a store that nobody works on: for what is done to it from the command line. The second is what holds
+/// the folder meanwhile.
+pub(crate) async fn at_rest(settings: &Settings) -> Result<(Arc<Engine>, Vec<DataLock>), Fail> {
+    let (locks, role) = match (locks(settings, Role::Serve), &settings.database) {
+        (Ok(locks), _) => (locks, Role::Serve),
+        // Processes that share a database may be at work; what they simulate inside is not seen from here.
+        (Err(_), Database::Postgres(_)) => (Vec::new(), Role::Worker),
+        (Err(fail), Database::Sqlite(_)) => return Err(fail),
+    };
+    let store = open(&settings.database)?;
+    let vault = Vault::in_file(&settings.key_file, &store).await.map_err(|e| Fail::Usage(e.to_string()))?;
+    let simulation = simulation(settings, role, &store)?;
+    let engine =
+        Engine::new(store, Arc::new(vault), connectors(&simulation), engine_config(settings, Role::Api), Box::new(random)).await;
+    Ok((engine.map_err(|e| Fail::Usage(format!("the store cannot be used: {e}")))?, locks))
+}
+
+/// Holds the folder of a database file while it is exchanged.
+pub(crate) fn hold(settings: &Settings) -> Result<Vec<DataLock>, Fail> {
+    locks(settings, Role::Serve)
+}
+
+/// Opens the database and brings its schema up to date.
+pub(crate) fn migrate(settings: &Settings) -> Result<(), Fail> {
+    let _locks = match &settings.database {
+        Database::Sqlite(_) => locks(settings, Role::Serve)?,
+        Database::Postgres(_) => Vec::new(),
+    };
+    open(&settings.database).map(drop)
+}
+
 async fn serve(listener: TcpListener, app: App, mut closing: watch::Receiver<bool>) -> std::io::Result<()> {
     let asked = async move {
         // An error means that the sender is gone, which is an end too.

@@ -30,7 +30,7 @@ cargo xtask COMMAND
   ci                                          fmt, clippy, tidy, generate --check
   tidy                                        sizes, crate directions, module docs, banned words, links
   generate [--check]                          docs/generated and docs/openapi.json; --check only compares
-  services up|down|env openstack              the real service that the tests use; up and env print KEY=VALUE";
+  services up|down|env openstack|postgres     the real services that the tests use; up and env print KEY=VALUE";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::process::{Ended, Show, run};
+use crate::services::Service;
 use crate::shell::{Done, Failed, cargo, root, say};
 
 /// Longest time that one test binary may take.
@@ -32,16 +33,18 @@ pub(crate) struct Special {
 /// When tests run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Against a real OpenStack.
-    Openstack,
+    /// Against a real service.
+    Service(Service),
     /// Kills, signals, simulated faults: slow, and hard on the machine.
     Chaos,
 }
 
 /// Everything that is not fast. A new kind of slow test is a line here.
 pub(crate) const SPECIAL: &[Special] = &[
-    Special { stage: Stage::Openstack, package: "provisor-openstack", target: "it", tests: "cloud::" },
-    Special { stage: Stage::Openstack, package: "provisor", target: "it", tests: "openstack::" },
+    Special { stage: Stage::Service(Service::Postgres), package: "provisor-store", target: "it", tests: "postgres" },
+    Special { stage: Stage::Service(Service::Postgres), package: "provisor", target: "it", tests: "postgres::" },
+    Special { stage: Stage::Service(Service::Openstack), package: "provisor-openstack", target: "it", tests: "cloud::" },
+    Special { stage: Stage::Service(Service::Openstack), package: "provisor", target: "it", tests: "openstack::" },
     Special { stage: Stage::Chaos, package: "provisor", target: "it", tests: "recovery::" },
     Special { stage: Stage::Chaos, package: "provisor", target: "it", tests: "race::" },
 ];

@@ -1,13 +1,13 @@
 //! `cargo xtask test`: every test there is, in stages, and one count at the end.
 //!
-//! Stages: *fast* needs nothing but this checkout; *services* brings up a real OpenStack and takes it down
-//! again; *chaos* kills and signals the real binary. Where a machine cannot have a service its tests are
+//! Stages: *fast* needs nothing but this checkout; *services* brings up a real PostgreSQL and a real OpenStack and
+//! takes them down again; *chaos* kills and signals the real binary. Where a machine cannot have a service its tests are
 //! skipped, said so and counted; CI (`CI=true`) takes that for a failure.
 
 use std::time::{Duration, Instant};
 
 use crate::process::{Show, run as run_child};
-use crate::services::{self, Lease};
+use crate::services::{Lease, Service};
 use crate::shell::{Done, Failed, complain, is_ci, say, timed};
 use crate::suite::{self, Binary, Pick, Stage};
 use crate::tally::{Tally, count, listed};
@@ -62,8 +62,10 @@ fn stages(asked: &Asked, binaries: &[Binary], report: &mut Report) {
         report.note("fast", done);
     }
     if asked.services {
-        let done = timed("services", || openstack(binaries, report));
-        report.note("services", done);
+        for service in [Service::Postgres, Service::Openstack] {
+            let done = timed(service.name(), || against(service, binaries, report));
+            report.note(service.name(), done);
+        }
     }
     if asked.chaos {
         let done = timed("chaos", || chaos(binaries, report));
@@ -90,14 +92,18 @@ fn fast(asked: &Asked, binaries: &[Binary], report: &mut Report) -> Done {
     Ok(())
 }
 
-/// What only a real OpenStack can prove.
-fn openstack(binaries: &[Binary], report: &mut Report) -> Done {
-    if let Some(why) = services::unavailable() {
-        return skip(binaries, report, Stage::Openstack, &format!("openstack: {why}"));
+/// What only a real service can prove.
+fn against(service: Service, binaries: &[Binary], report: &mut Report) -> Done {
+    let stage = Stage::Service(service);
+    if of_stage(binaries, stage).next().is_none() {
+        return run_special(binaries, report, stage, &[]);
     }
-    let (lease, mut env) = Lease::take()?;
+    if let Some(why) = service.unavailable() {
+        return skip(binaries, report, stage, &format!("{}: {why}", service.name()));
+    }
+    let (lease, mut env) = Lease::take(service)?;
     env.push(("PROVISOR_TEST_REQUIRE_SERVICES".to_owned(), "1".to_owned()));
-    let ran = run_special(binaries, report, Stage::Openstack, &env);
+    let ran = run_special(binaries, report, stage, &env);
     lease.give_back().and(ran)
 }
 

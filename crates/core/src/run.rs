@@ -29,6 +29,7 @@ pub mod command;
 mod person;
 pub mod pipeline;
 mod questions;
+mod restored;
 pub mod settle;
 pub mod undo;
 

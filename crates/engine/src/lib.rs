@@ -22,6 +22,7 @@ pub mod control;
 mod follow;
 pub mod health;
 pub mod registry;
+pub mod restored;
 mod roles;
 pub mod sweep;
 pub mod worker;

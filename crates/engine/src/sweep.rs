@@ -17,6 +17,7 @@ use provisor_core::{Class, ClusterId, Failure, ResourceId, Timestamp};
 use provisor_provider::Released;
 use provisor_store::OpError;
 use provisor_store::ops::clusters::{ClusterView, ListClusters};
+use provisor_store::ops::drift::NoteDrift;
 use provisor_store::ops::ledger::{MarkSeenClosed, OpenRows, RowSummary, RowsByTag};
 use provisor_store::ops::reappeared::Reappeared;
 use provisor_store::ops::roles::{Role, Under};
@@ -26,6 +27,7 @@ use tracing::{info, warn};
 
 use crate::Engine;
 use crate::registry::Bound;
+use crate::restored::Unknown;
 
 /// Pages of an inventory at most; more is a fault of the backend's paging.
 const PAGES_AT_MOST: usize = 10_000;
@@ -89,6 +91,9 @@ impl Engine {
 
     async fn sweep_cluster(&self, view: &ClusterView, dry_run: bool, role: Option<&Role>) -> Result<Inventory, OpError> {
         let mut inventory = self.compare(view).await?;
+        if !dry_run {
+            self.note_drift(role, view, &inventory).await?;
+        }
         let settings = view.spec.common();
         let closed: Vec<ResourceId> = inventory.orphaned.iter().filter_map(|(row, _)| row.as_ref().map(|r| r.id)).collect();
         let mut seen: BTreeMap<ResourceId, i64> =
@@ -116,7 +121,7 @@ impl Engine {
             .collect();
         let limit = 5.max(inventory.total / 50);
         if unknown && !wanted.is_empty() {
-            inventory.alarm = Some("an own tag without a ledger row was found; nothing is released here".to_owned());
+            inventory.alarm = Some("an own tag without a ledger row was found, as after a restore; nothing is released here: see `provisor admin after-restore`".to_owned());
         } else if wanted.len() > limit {
             inventory.alarm = Some(format!("{} objects would be released, more than {limit}; nothing is released", wanted.len()));
         } else if !dry_run {
@@ -132,6 +137,30 @@ impl Engine {
             warn!(cluster = %view.spec.name, alarm, "the sweep stopped itself");
         }
         Ok(inventory)
+    }
+
+    /// What should be there and is not (H15). Only of services that stand: what is being made or taken back says itself
+    /// how it stands.
+    async fn note_drift(&self, role: Option<&Role>, view: &ClusterView, inventory: &Inventory) -> Result<(), OpError> {
+        let stands = |r: &&RowSummary| r.request_state.is_standing();
+        let missing = inventory.missing.iter().filter(stands).map(|r| r.id).collect();
+        let op = NoteDrift { cluster: view.id, missing, context: Arc::clone(&self.context) };
+        for request in self.store.run(Under { role: role.cloned(), op }).await? {
+            warn!(cluster = %view.spec.name, %request, "the service is not as it was left");
+        }
+        Ok(())
+    }
+
+    /// What bears our tag at a cluster and is in no ledger (H41).
+    pub(crate) async fn unknown_on(&self, view: &ClusterView) -> Result<Vec<Unknown>, OpError> {
+        let inventory = self.compare(view).await?;
+        let unknown = |found: Found| Unknown {
+            cluster: view.spec.name.clone(),
+            kind: found.kind,
+            provider_id: found.provider_id,
+            tag: found.tag,
+        };
+        Ok(inventory.orphaned.into_iter().filter(|(row, _)| row.is_none()).map(|(_, found)| unknown(found)).collect())
     }
 
     async fn mark(

@@ -66,10 +66,14 @@ pub(crate) struct Carried {
     opened: Instant,
     /// The server's time less ours, in microseconds; `UNSEEN` before the first look.
     ahead: AtomicI64,
+    /// Our time at the last look.
+    looked: AtomicI64,
     last: AtomicI64,
     given: Option<Clock>,
 }
 
+/// So long after a look the server's clock is carried on without another one.
+const FRESH: i64 = 1_000_000;
 const UNSEEN: i64 = i64::MIN;
 /// A clock that jumps by more than this is told of (H40).
 const SKEW_TOLD: i64 = 2_000_000;
@@ -77,7 +81,19 @@ const SKEW_TOLD: i64 = 2_000_000;
 #[allow(clippy::disallowed_methods)] // This is the port that time comes from.
 impl Carried {
     pub(crate) fn new(given: Option<Clock>) -> Self {
-        Self { opened: Instant::now(), ahead: AtomicI64::new(UNSEEN), last: AtomicI64::new(i64::MIN), given }
+        Self {
+            opened: Instant::now(),
+            ahead: AtomicI64::new(UNSEEN),
+            looked: AtomicI64::new(UNSEEN),
+            last: AtomicI64::new(i64::MIN),
+            given,
+        }
+    }
+
+    /// Whether the last look was a moment ago.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let looked = self.looked.load(Ordering::SeqCst);
+        looked != UNSEEN && self.elapsed().saturating_sub(looked) < FRESH
     }
 
     /// Our own monotonic time, for [`Carried::note`].
@@ -87,6 +103,7 @@ impl Carried {
 
     /// Takes in what the server has just told, asked at `sent`; answers the time for its transaction.
     pub(crate) fn note(&self, told: Timestamp, sent: i64) -> Timestamp {
+        self.looked.store(self.elapsed(), Ordering::SeqCst);
         let ahead = told.0.saturating_sub(i64::midpoint(sent, self.elapsed()));
         let before = self.ahead.swap(ahead, Ordering::SeqCst);
         if before != UNSEEN && ahead.abs_diff(before) > SKEW_TOLD.unsigned_abs() {

@@ -20,6 +20,7 @@ pub mod sqlite;
 
 pub use faulty::{Fault, Faulty};
 pub use inline::Inline;
+pub(crate) use lite::APPLICATION_ID;
 pub use lite::OpenError;
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;

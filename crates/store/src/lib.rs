@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use provisor_core::Timestamp;
 
+pub mod backup;
 pub mod clock;
 pub mod driver;
 mod filesystem;

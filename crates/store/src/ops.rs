@@ -9,6 +9,7 @@ pub mod admit;
 pub mod claim;
 pub mod clusters;
 pub mod command;
+pub mod drift;
 pub mod heartbeat;
 pub mod ledger;
 pub mod log;
@@ -18,6 +19,7 @@ pub mod quota;
 pub mod readers;
 pub mod reappeared;
 pub mod requests;
+pub mod restored;
 pub mod roles;
 pub mod save;
 pub mod settle;
@@ -34,6 +36,7 @@ pub const ALL_STATEMENTS: &[(&str, &[&Stmt])] = &[
     ("quota", quota::STATEMENTS),
     ("readers", readers::STATEMENTS),
     ("requests", requests::STATEMENTS),
+    ("restored", restored::STATEMENTS),
     ("roles", roles::STATEMENTS),
     ("stats", stats::STATEMENTS),
     ("tenants", tenants::STATEMENTS),
@@ -41,6 +44,7 @@ pub const ALL_STATEMENTS: &[(&str, &[&Stmt])] = &[
     ("admit", admit::STATEMENTS),
     ("claim", claim::STATEMENTS),
     ("command", command::STATEMENTS),
+    ("drift", drift::STATEMENTS),
     ("heartbeat", heartbeat::STATEMENTS),
     ("place", place::STATEMENTS),
     ("reappeared", reappeared::STATEMENTS),

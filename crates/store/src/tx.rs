@@ -13,49 +13,22 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, OpError>> + Send 
 
 /// One statement with its name; the texts of the two databases where they must differ. Placeholders are
 /// `?1`, `?2` … in both; the PostgreSQL driver turns them into `$1`, `$2` … when it prepares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Stmt {
     /// For SQLite, and for PostgreSQL where `postgres` is `None`.
     pub text: &'static str,
     /// For PostgreSQL.
     pub postgres: Option<&'static str>,
-    /// For many rows at once on PostgreSQL: each placeholder is an array with one value of each row. Without it
-    /// a batch sends the statement once for each row.
-    pub many: Option<&'static str>,
-}
-
-impl Stmt {
-    /// With a text for many rows at once.
-    #[must_use]
-    pub const fn many(self, text: &'static str) -> Self {
-        Self { many: Some(text), ..self }
-    }
 }
 
 /// A statement that is the same in both databases.
 pub const fn both(text: &'static str) -> Stmt {
-    Stmt { text, postgres: None, many: None }
+    Stmt { text, postgres: None }
 }
 
 /// A statement with a text for each database.
 pub const fn each(text: &'static str, postgres: &'static str) -> Stmt {
-    Stmt { text, postgres: Some(postgres), many: None }
-}
-
-/// A statement with its rows of parameters.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Write {
-    /// The statement.
-    pub stmt: &'static Stmt,
-    /// It is run once for each.
-    pub rows: Vec<Vec<Val>>,
-}
-
-impl Write {
-    /// A statement that is run once.
-    pub fn once(stmt: &'static Stmt, row: Vec<Val>) -> Self {
-        Self { stmt, rows: vec![row] }
-    }
+    Stmt { text, postgres: Some(postgres) }
 }
 
 /// What a driver's transaction can do.
@@ -64,12 +37,13 @@ pub trait RawTx: Send {
     fn exec<'a>(&'a mut self, stmt: &'static Stmt, params: &'a [Val]) -> Answer<'a, u64>;
     /// Runs a query.
     fn rows<'a>(&'a mut self, stmt: &'static Stmt, params: &'a [Val]) -> Answer<'a, Vec<Row>>;
-    /// Runs a statement once for each row of parameters; SQLite in a loop, PostgreSQL at once where
-    /// the statement has a text for that, else pipelined.
-    fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: &'a [Vec<Val>]) -> Answer<'a, u64>;
-    /// Runs several writes in their order; answers what each changed. SQLite one after the other, PostgreSQL
-    /// without waiting for one before the next is sent.
-    fn all<'a>(&'a mut self, writes: &'a [Write]) -> Answer<'a, Vec<u64>>;
+    /// Runs several queries, in this order.
+    fn several<'a>(&'a mut self, queries: &'a [(&'static Stmt, Vec<Val>)]) -> Answer<'a, Vec<Vec<Row>>>;
+    /// Runs a statement whose answer nobody waits for; where it changes another number of rows than is expected the
+    /// operation is fenced, at its end at the latest.
+    fn send<'a>(&'a mut self, stmt: &'static Stmt, params: &'a [Val], expected: Option<u64>) -> Answer<'a, ()>;
+    /// The same once for each row of parameters; SQLite in a loop, PostgreSQL in one statement where it inserts.
+    fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: &'a [Vec<Val>]) -> Answer<'a, ()>;
     /// The store's clock (H40).
     fn now(&mut self) -> Answer<'_, Timestamp>;
 }
@@ -100,17 +74,30 @@ impl<'a> Tx<'a> {
         Ok(self.raw.rows(stmt, params).await?.into_iter().next())
     }
 
-    /// Runs a statement once for each row of parameters.
-    pub async fn batch(&mut self, stmt: &'static Stmt, rows: &[Vec<Val>]) -> Result<u64, OpError> {
-        if rows.is_empty() {
-            return Ok(0);
+    /// Runs several queries that do not depend on one another's answers, in this order: on PostgreSQL in one round trip.
+    pub async fn several(&mut self, queries: &[(&'static Stmt, Vec<Val>)]) -> Result<Vec<Vec<Row>>, OpError> {
+        if queries.is_empty() {
+            return Ok(Vec::new());
         }
-        self.raw.batch(stmt, rows).await
+        self.raw.several(queries).await
     }
 
-    /// Runs several writes, none of which needs another's answer; answers what each changed.
-    pub async fn all(&mut self, writes: &[Write]) -> Result<Vec<u64>, OpError> {
-        self.raw.all(writes).await
+    /// Runs a statement whose answer nobody waits for. Its error comes with a later answer, or ends the operation.
+    pub async fn send(&mut self, stmt: &'static Stmt, params: &[Val]) -> Result<(), OpError> {
+        self.raw.send(stmt, params, None).await
+    }
+
+    /// The same for one that must change one row: where it does not, the operation is fenced, at its end at the latest.
+    pub async fn send_one(&mut self, stmt: &'static Stmt, params: &[Val]) -> Result<(), OpError> {
+        self.raw.send(stmt, params, Some(1)).await
+    }
+
+    /// Runs a statement once for each row of parameters, and waits for no answer.
+    pub async fn batch(&mut self, stmt: &'static Stmt, rows: &[Vec<Val>]) -> Result<(), OpError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.raw.batch(stmt, rows).await
     }
 
     /// The store's clock (H40), the same through one transaction.

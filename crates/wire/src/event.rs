@@ -29,6 +29,8 @@ pub struct CloudEvent {
     pub sequence: String,
     /// The installation that it comes from.
     pub installation: String,
+    /// Rises with each restore of the store; order is epoch, then sequence.
+    pub epoch: i64,
     /// The fact.
     pub data: Data,
 }

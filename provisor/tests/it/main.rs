@@ -16,4 +16,5 @@ mod quickstart;
 mod race;
 mod recovery;
 mod refusals;
+mod restore;
 mod timeline;

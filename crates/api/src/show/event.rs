@@ -1,6 +1,6 @@
 //! Events as CloudEvents 1.0.
 
-use provisor_store::ops::log::Entry;
+use provisor_store::ops::log::{Entry, epoch_of};
 use provisor_wire::event::{CloudEvent, Data, RequestRef, ResourceRef};
 use provisor_wire::parts::Actor;
 
@@ -20,6 +20,7 @@ pub fn event(entry: &Entry, installation: &str) -> CloudEvent {
         tenant: entry.tenant.clone(),
         sequence: format!("{:06}", entry.sequence.unwrap_or(0)),
         installation: installation.to_owned(),
+        epoch: epoch_of(entry.position),
         data: Data {
             request: request(entry),
             from_state: body.from_state.map(|s| s.name().to_owned()),

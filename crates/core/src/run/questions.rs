@@ -1,6 +1,8 @@
 //! What can be asked of a run, and the two changes that all its parts share: entering a state, waiting.
 
-use super::{Attempt, AttemptState, Operation, OperationStatus, Row, RowState, Run, StepRun, StepStatus, Wait, Waiting};
+use super::{
+    Attempt, AttemptState, Operation, OperationStatus, Row, RowState, Run, ServiceHealth, StepRun, StepStatus, Wait, Waiting,
+};
 use crate::event::{Endpoint, Event, EventKind};
 use crate::id::AttemptId;
 use crate::lifecycle::{State, Step, is_allowed};
@@ -72,6 +74,22 @@ impl Run {
 
     pub(crate) fn attempt_index(&self, id: AttemptId) -> Option<usize> {
         self.attempts.iter().position(|a| a.id == id)
+    }
+
+    /// What the sweeper found of a service that stands (H15): told once at each change, and nothing else is done. True
+    /// when it is news.
+    pub fn note_drift(&mut self, missing: bool, detail: Option<String>, now: Timestamp, events: &mut Vec<Event>) -> bool {
+        let state = if missing { "missing" } else { "ok" };
+        let known = self.health.as_ref().is_some_and(|h| h.state == state);
+        // What was never found missing need not be found again.
+        let same = known || (!missing && self.health.as_ref().is_none_or(|h| h.state != "missing"));
+        if same || !self.state.is_standing() {
+            return false;
+        }
+        let told = serde_json::json!({"health": state, "detail": detail});
+        self.health = Some(ServiceHealth { state: state.to_owned(), detail, at: now });
+        events.push(Event { detail: told, attempt: self.winner, ..Event::new(EventKind::Drifted) });
+        true
     }
 
     /// Changes the state by the table; any other change is a fault of ours and changes nothing.

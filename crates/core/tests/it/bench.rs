@@ -179,6 +179,13 @@ impl Bench {
         done
     }
 
+    /// The store was restored from a backup; who had the lease then is dead (H41).
+    pub(crate) fn restore(&mut self) -> Vec<Call> {
+        let lost = self.new_generation();
+        self.with(None, Run::after_restore);
+        lost
+    }
+
     /// Another worker takes over: what the former one has in flight is never answered.
     pub(crate) fn new_generation(&mut self) -> Vec<Call> {
         self.generation += 1;

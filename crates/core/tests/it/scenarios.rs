@@ -201,6 +201,10 @@ impl Case {
                 self.bench().new_generation();
                 self.advance();
             }
+            "restored" => {
+                self.bench().restore();
+                self.advance();
+            }
             "steps" => self.extra.push_str(&show::steps(self.bench.as_ref().unwrap())),
             "names" => self.names(),
             "waits" => self.waits(),

@@ -65,3 +65,56 @@ async fn what_a_live_request_owns_is_owned_and_what_is_gone_is_missing() {
     let seen = t.engine.inventory("one").await.unwrap();
     assert_eq!(seen["missing"].as_array().unwrap().len(), 2);
 }
+
+async fn health(t: &Test, id: provisor_core::RequestId) -> Option<String> {
+    t.run_of(id).await.health.map(|h| h.state)
+}
+
+#[tokio::test(start_paused = true)]
+async fn h15_what_two_sweeps_in_a_row_miss_is_told_and_changes_nothing_else() {
+    let t = Test::start(&["one"], json!({})).await;
+    let id = t.admit(vec![Test::spec("db", json!({}))]).await[0];
+    t.until(id, &[State::Completed]).await;
+    tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+    let before = t.run_of(id).await;
+    let kept = t.world.objects.lock().unwrap().clone();
+    t.world.objects.lock().unwrap().clear();
+    t.engine.sweep("one", true).await.unwrap();
+    t.engine.sweep("one", false).await.unwrap();
+    assert_eq!(health(&t, id).await, None, "a dry run counts for nothing, one sweep for not enough");
+    t.engine.sweep("one", false).await.unwrap();
+    assert_eq!(health(&t, id).await.as_deref(), Some("missing"));
+    t.engine.sweep("one", false).await.unwrap();
+    let run = t.run_of(id).await;
+    assert_eq!((run.state, run.wanted, run.ledger.len()), (before.state, before.wanted, before.ledger.len()));
+    assert!(t.world.live().is_empty(), "nothing is made again by itself");
+    *t.world.objects.lock().unwrap() = kept;
+    t.engine.sweep("one", false).await.unwrap();
+    assert_eq!(health(&t, id).await.as_deref(), Some("ok"));
+    let told = t.engine.store().run(provisor_store::ops::log::EntriesOf::all(id)).await.unwrap();
+    let drifted: Vec<&str> = told
+        .iter()
+        .filter(|e| e.kind == provisor_core::event::EventKind::Drifted)
+        .map(|e| e.body.detail["health"].as_str().unwrap())
+        .collect();
+    assert_eq!(drifted, ["missing", "ok"], "told once at each change");
+}
+
+#[tokio::test(start_paused = true)]
+async fn h15_one_sweep_that_sees_it_begins_the_count_anew_and_what_is_missing_can_be_released() {
+    let t = Test::start(&["one"], json!({})).await;
+    let id = t.admit(vec![Test::spec("db", json!({}))]).await[0];
+    t.until(id, &[State::Completed]).await;
+    tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+    let kept = t.world.objects.lock().unwrap().clone();
+    for _ in 0..3 {
+        t.world.objects.lock().unwrap().clear();
+        t.engine.sweep("one", false).await.unwrap();
+        *t.world.objects.lock().unwrap() = kept.clone();
+        t.engine.sweep("one", false).await.unwrap();
+    }
+    assert_eq!(health(&t, id).await, None);
+    t.world.objects.lock().unwrap().clear();
+    t.engine.command(id, Command::Deprovision { reason: None, force: false }, actor()).await.unwrap();
+    t.until(id, &[State::RolledBack]).await;
+}

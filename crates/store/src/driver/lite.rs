@@ -15,11 +15,11 @@ use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags};
 
 use super::Job;
 use crate::op::OpError;
-use crate::tx::{Answer, RawTx, Stmt, Tx, Write};
+use crate::tx::{Answer, RawTx, Stmt, Tx};
 use crate::value::{Row, Val};
 
 /// In the header of our files, so that somebody else's database is not taken for ours: "Pvsr".
-const APPLICATION_ID: i32 = 0x5076_7372;
+pub(crate) const APPLICATION_ID: i32 = 0x5076_7372;
 /// Statements that each connection keeps prepared; more than there are.
 const CACHED_STATEMENTS: usize = 512;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,6 +28,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__first", include_str!("../../migrations/sqlite/V1__first.sql")),
     ("V2__roles", include_str!("../../migrations/sqlite/V2__roles.sql")),
+    ("V3__drift", include_str!("../../migrations/sqlite/V3__drift.sql")),
 ];
 
 /// Why a store could not be opened: what and where, in one line.
@@ -318,13 +319,18 @@ impl RawTx for LiteTx<'_> {
         ready(self.rows_now(stmt, params))
     }
 
-    fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: &'a [Vec<Val>]) -> Answer<'a, u64> {
-        ready(self.batch_now(stmt, rows).map_err(|e| database(&e)))
+    fn several<'a>(&'a mut self, queries: &'a [(&'static Stmt, Vec<Val>)]) -> Answer<'a, Vec<Vec<Row>>> {
+        ready(queries.iter().map(|(stmt, params)| self.rows_now(stmt, params)).collect())
     }
 
-    fn all<'a>(&'a mut self, writes: &'a [Write]) -> Answer<'a, Vec<u64>> {
-        let each = writes.iter().map(|w| self.batch_now(w.stmt, &w.rows).map_err(|e| database(&e)));
-        ready(each.collect())
+    fn send<'a>(&'a mut self, stmt: &'static Stmt, params: &'a [Val], expected: Option<u64>) -> Answer<'a, ()> {
+        let changed = self.exec_now(stmt, params).map_err(|e| database(&e));
+        let fits = |changed: u64| expected.is_none_or(|expected| expected == changed);
+        ready(changed.and_then(|changed| if fits(changed) { Ok(()) } else { Err(OpError::Fenced) }))
+    }
+
+    fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: &'a [Vec<Val>]) -> Answer<'a, ()> {
+        ready(self.batch_now(stmt, rows).map(drop).map_err(|e| database(&e)))
     }
 
     fn now(&mut self) -> Answer<'_, Timestamp> {

@@ -29,16 +29,21 @@ use crate::tx::{Answer, Tx};
 mod connection;
 mod faults;
 mod open;
+mod pipe;
+mod tls;
+mod tools;
 mod values;
 
 use connection::{Connection, Outcome};
 use open::Address;
 pub use open::{PostgresError, check_url};
+pub use tools::tool_environment;
 pub use values::numbered;
 
 /// Operations that may wait; more callers wait for room.
 const QUEUE_LIMIT: usize = 4096;
 const READ_QUEUE_LIMIT: usize = 1024;
+const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 /// How often a transaction that others were in the way of is run again.
 const AGAIN_LIMIT: u32 = 8;
 /// The first pause before that; it doubles.
@@ -56,11 +61,20 @@ pub struct Lanes {
     /// Operations in one commit at most; 1 folds nothing. More than 64 savepoints in a transaction slow the
     /// whole server down.
     pub group: usize,
+    /// Longest time of one statement; the server ends it then.
+    pub statement_limit: Duration,
+}
+
+impl Lanes {
+    /// So many connections that write and that read, and operations in one commit.
+    pub const fn of(writers: usize, readers: usize, group: usize) -> Self {
+        Self { writers, readers, group, statement_limit: STATEMENT_LIMIT }
+    }
 }
 
 impl Default for Lanes {
     fn default() -> Self {
-        Self { writers: 4, readers: 4, group: 1 }
+        Self::of(4, 4, 1)
     }
 }
 
@@ -88,7 +102,7 @@ impl Postgres {
 
     /// The same with other numbers, and with the caller's clock for tests that compare drivers.
     pub fn open_with(url: &str, lanes: Lanes, clock: Option<Clock>) -> Result<Self, OpenError> {
-        let address = Address::parse(url)?;
+        let address = Address::parse(url, lanes.statement_limit)?;
         let clock = Arc::new(Carried::new(clock));
         let (writes, write_queue) = mpsc::channel(QUEUE_LIMIT);
         let (reads, read_queue) = mpsc::channel(READ_QUEUE_LIMIT);
@@ -143,10 +157,10 @@ impl Driver for Postgres {
 }
 
 /// Opens the database and looks at its clock, so that [`Postgres::now`] has something to carry on.
-async fn first_look(address: &Address, clock: &Carried) -> Result<(), PostgresError> {
+async fn first_look(address: &Address, clock: &Arc<Carried>) -> Result<(), PostgresError> {
     address.open().await?;
-    let mut connection = Connection::new(address.connect().await?);
-    connection.look(clock).await.map_err(|reason| address.database(reason))
+    let mut connection = Connection::new(address.connect().await?, Arc::clone(clock));
+    connection.look().await.map_err(|reason| address.database(reason))
 }
 
 async fn run_lanes(
@@ -208,18 +222,17 @@ impl Lane {
     }
 
     async fn look(&mut self) {
-        let clock = Arc::clone(&self.clock);
         let Ok(connection) = self.connected().await else { return };
-        if connection.look(&clock).await.is_err() {
+        if connection.look().await.is_err() {
             self.connection = None;
         }
     }
 
     /// The open connection, or a new one.
     async fn connected(&mut self) -> Result<&mut Connection, OpError> {
-        if self.connection.as_ref().is_none_or(|c| c.client.is_closed()) {
+        if self.connection.as_ref().is_none_or(Connection::is_closed) {
             let client = self.address.connect().await.map_err(|e| OpError::Database(e.to_string()))?;
-            self.connection = Some(Connection::new(client));
+            self.connection = Some(Connection::new(client, Arc::clone(&self.clock)));
         }
         self.connection.as_mut().ok_or_else(|| OpError::Database("there is no connection".to_owned()))
     }
@@ -278,12 +291,11 @@ impl Lane {
     }
 
     async fn attempt_as(&mut self, jobs: &[&dyn Job], reading: bool) -> Outcome {
-        let clock = Arc::clone(&self.clock);
         let connection = match self.connected().await {
             Ok(connection) => connection,
             Err(error) => return Outcome::Done(jobs.iter().map(|_| Err(error.clone())).collect()),
         };
-        let outcome = connection.transact(jobs, reading, &clock).await;
+        let outcome = connection.transact(jobs, reading).await;
         if matches!(outcome, Outcome::Lost(_) | Outcome::Unknown(_)) {
             self.connection = None;
         }

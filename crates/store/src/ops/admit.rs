@@ -19,7 +19,7 @@ use super::requests::RequestView;
 use super::save::{self, Context};
 use crate::op::{Mode, Op, OpError};
 use crate::tx::{Stmt, Tx, both, each};
-use crate::value::{Row, to_json};
+use crate::value::{Row, Val, to_json};
 
 /// Admits requests, all or none.
 pub struct Admit {
@@ -207,8 +207,9 @@ impl Admit {
     async fn lock_tenants(&self, tx: &mut Tx<'_>) -> Result<String, OpError> {
         let names: BTreeSet<&str> = self.items.iter().map(|s| s.tenant.as_str()).collect();
         let mut ids = Vec::with_capacity(names.len());
-        for name in names {
-            let id = tx.row(&LOCK, &[name.into()]).await?.map(|r| r.text(0).map(str::to_owned)).transpose()?;
+        let locks: Vec<(&'static Stmt, Vec<Val>)> = names.iter().map(|name| (&LOCK, vec![(*name).into()])).collect();
+        for (name, rows) in names.into_iter().zip(tx.several(&locks).await?) {
+            let id = rows.first().map(|r| r.text(0).map(str::to_owned)).transpose()?;
             ids.push(id.unwrap_or_else(|| name.to_owned()));
         }
         Ok(if ids.len() == 1 { ids.concat() } else { "*".to_owned() })
@@ -241,7 +242,7 @@ impl Admit {
             to_json(&ids)?.into(),
             now.0.into(),
         ];
-        tx.exec(&REMEMBER, &values).await.map(|_| ())
+        tx.send(&REMEMBER, &values).await
     }
 
     /// Locks what is retried and what is waited for, before the tenants (see `save`).
@@ -309,9 +310,14 @@ impl Admit {
             }
         }
         flaws.finish(()).map_err(OpError::Invalid)?;
-        for (index, spec) in self.items.iter().enumerate() {
-            let Some(tenant) = tenants.get(&spec.tenant) else { continue };
-            if let Some(row) = tx.row(&HOLDER, &[tenant.id.into(), spec.name.as_str().into()]).await? {
+        let items: Vec<_> = self.items.iter().enumerate().filter_map(|(i, s)| Some((i, s, tenants.get(&s.tenant)?))).collect();
+        let holder = |(_, spec, tenant): &(usize, &Spec, &TenantRow)| {
+            let values = vec![tenant.id.into(), spec.name.as_str().into()];
+            (&HOLDER, values)
+        };
+        let holders: Vec<(&'static Stmt, Vec<Val>)> = items.iter().map(holder).collect();
+        for ((index, spec, _), rows) in items.into_iter().zip(tx.several(&holders).await?) {
+            if let Some(row) = rows.first() {
                 let pointer = format!("{}/name", self.pointer(index));
                 return Err(OpError::NameTaken { pointer, name: spec.name.clone(), holder: row.text(0)?.to_owned() });
             }

@@ -80,7 +80,17 @@ macro_rules! tenants {
     };
 }
 const TENANTS: Stmt = each(tenants!(" limit ?2"), tenants!(", t.id limit ?2 for update of t skip locked"));
+macro_rules! head {
+    ($tail:literal) => {
+        concat!(
+            "select id from request where tenant = ?1 and state = 'queued' and due_at <= ?2 order by due_at, id limit 1",
+            $tail
+        )
+    };
+}
+const HEAD: Stmt = each(head!(""), head!(" for update skip locked"));
 const TURN: Stmt = both("update tenant set last_claimed = (select max(last_claimed) + 1 from tenant) where id = ?1");
+const ROOM: Stmt = both("select max_concurrent - in_work from tenant where id = ?1");
 const POSTPONE: Stmt =
     both("update request set due_at = ?2, queue_until = case when queue_until < ?2 then ?2 else queue_until end where id = ?1");
 const PREREQUISITES: Stmt = both(
@@ -93,7 +103,7 @@ const NEXT_QUEUED: Stmt = both(
 );
 
 pub(crate) const STATEMENTS: &[&Stmt] =
-    &[&DUE, &NEXT_DUE, &EXPIRED, &NEXT_EXPIRED, &TENANTS, &TURN, &POSTPONE, &PREREQUISITES, &NEXT_QUEUED];
+    &[&DUE, &NEXT_DUE, &EXPIRED, &NEXT_EXPIRED, &TENANTS, &HEAD, &TURN, &ROOM, &POSTPONE, &PREREQUISITES, &NEXT_QUEUED];
 
 /// What cannot be placed is looked at again after this, longer the longer it has waited.
 const LOOK_AGAIN: Span = Span::seconds(1);
@@ -121,38 +131,34 @@ impl Op for Claim {
         self.take_due(tx, now, &mut batch).await?;
         self.end_expired(tx, now, &mut batch).await?;
         self.take_queued(tx, now, &mut batch).await?;
-        for stmt in [&NEXT_DUE, &NEXT_EXPIRED, &NEXT_QUEUED] {
-            let due = tx.row(stmt, &[]).await?.map_or(Ok(None), |r| r.opt_int(0))?;
+        for rows in tx.several(&[(&NEXT_DUE, vec![]), (&NEXT_EXPIRED, vec![]), (&NEXT_QUEUED, vec![])]).await? {
+            let due = rows.first().map_or(Ok(None), |r| r.opt_int(0))?;
             batch.next_due = batch.next_due.min(due.map_or(Timestamp::NEVER, Timestamp));
         }
         Ok(batch)
     }
 }
 
-/// Loads what this release can work on.
+/// Loads what this release can work on. A document of a newer release (H43) or a damaged one is put off
+/// instead of failing the claim, which would stop all others, too.
 async fn load(tx: &mut Tx<'_>, id: RequestId, now: Timestamp) -> Result<Option<Loaded>, OpError> {
-    match save::load(tx, id).await {
-        Ok(None) => Ok(None),
-        Ok(Some(loaded)) => workable(tx, id, Ok(loaded), now).await,
-        Err(error) => workable(tx, id, Err(error), now).await,
-    }
+    let found = save::load(tx, id).await;
+    readable(tx, id, found, now).await
 }
 
-/// A document of a newer release (H43) or a damaged one is put off instead of failing the claim, which would
-/// stop all others, too.
-async fn workable(
+async fn readable(
     tx: &mut Tx<'_>,
     id: RequestId,
-    found: Result<Loaded, OpError>,
+    found: Result<Option<Loaded>, OpError>,
     now: Timestamp,
 ) -> Result<Option<Loaded>, OpError> {
     let reason = match found {
-        Ok(loaded) if loaded.run.version > RUN_VERSION => format!("it is of version {}", loaded.run.version),
+        Ok(Some(loaded)) if loaded.run.version > RUN_VERSION => format!("it is of version {}", loaded.run.version),
         Err(OpError::Corrupt(reason)) => reason,
-        other => return other.map(Some),
+        other => return other,
     };
     error!(request = %id, reason, "the request cannot be worked on by this release; it is looked at again later");
-    tx.exec(&POSTPONE, &[id.into(), now.plus(UNREADABLE_AGAIN).0.into()]).await?;
+    tx.send(&POSTPONE, &[id.into(), now.plus(UNREADABLE_AGAIN).0.into()]).await?;
     Ok(None)
 }
 
@@ -160,8 +166,10 @@ impl Claim {
     async fn take_due(&self, tx: &mut Tx<'_>, now: Timestamp, batch: &mut Batch) -> Result<(), OpError> {
         let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
         let due = tx.rows(&DUE, &[now.0.into(), limit.into()]).await?;
-        for row in due {
-            let Some(loaded) = load(tx, row.id(0)?, now).await? else { continue };
+        let ids = due.iter().map(|row| row.id(0)).collect::<Result<Vec<RequestId>, _>>()?;
+        // All at once: what is due is not queued, so none of them is changed by what becomes of another.
+        for (id, found) in ids.iter().zip(save::load_all(tx, &ids).await?) {
+            let Some(loaded) = readable(tx, *id, found, now).await? else { continue };
             self.lead(tx, loaded, now, Vec::new(), batch).await?;
         }
         Ok(())
@@ -248,16 +256,24 @@ impl Claim {
         now: Timestamp,
         batch: &mut Batch,
     ) -> Result<usize, OpError> {
+        let first = tx.several(&[(&ROOM, vec![tenant.into()]), (&HEAD, vec![tenant.into(), now.0.into()])]).await?;
+        let [room, first] = first.as_slice() else { return Ok(0) };
+        if room.first().map_or(Ok(0), |r| r.int(0))? <= 0 {
+            return Ok(0);
+        }
         for passed_by in 0..PASSED_BY_IN_A_TURN {
-            let Some((id, found)) = save::head(tx, tenant, now).await? else { return Ok(passed_by) };
-            let Some(loaded) = workable(tx, id, found, now).await? else { continue };
+            let head = match passed_by {
+                0 => first.first().cloned(),
+                _ => tx.row(&HEAD, &[tenant.into(), now.0.into()]).await?,
+            };
+            let Some(head) = head else { return Ok(passed_by) };
             // Boxed, as it holds several documents, and everything around it would be as large.
-            if Box::pin(self.start(tx, loaded, clusters, now, batch)).await? {
-                tx.exec(&TURN, &[tenant.into()]).await?;
+            if Box::pin(self.start(tx, head.id(0)?, clusters, now, batch)).await? {
+                tx.send(&TURN, &[tenant.into()]).await?;
                 return Ok(passed_by);
             }
         }
-        tx.exec(&TURN, &[tenant.into()]).await?;
+        tx.send(&TURN, &[tenant.into()]).await?;
         Ok(PASSED_BY_IN_A_TURN)
     }
 
@@ -265,17 +281,19 @@ impl Claim {
     async fn start(
         &self,
         tx: &mut Tx<'_>,
-        mut loaded: Loaded,
+        id: RequestId,
         clusters: &mut Clusters,
         now: Timestamp,
         batch: &mut Batch,
     ) -> Result<bool, OpError> {
+        let answers = tx.several(&[save::loading(id), (&PREREQUISITES, vec![id.into()])]).await?;
+        let [row, prerequisites] = answers.as_slice() else { return Ok(false) };
+        let Some(mut loaded) = readable(tx, id, save::loaded_from(row), now).await? else { return Ok(false) };
         let mut events = Vec::new();
         let mut chance = SplitMix::new((self.context.seeds)());
-        let id = loaded.run.id;
-        let prerequisites = if loaded.run.depends_on.is_empty() { None } else { tx.row(&PREREQUISITES, &[id.into()]).await? };
-        let open = prerequisites.as_ref().map_or(Ok(0), |r| r.int(0))?;
-        let ended = prerequisites.as_ref().map_or(Ok(None), |r| r.opt_text(1))?.map(str::parse::<RequestId>);
+        let prerequisites = prerequisites.first();
+        let open = prerequisites.map_or(Ok(0), |r| r.int(0))?;
+        let ended = prerequisites.map_or(Ok(None), |r| r.opt_text(1))?.map(str::parse::<RequestId>);
         let actor = Some(Actor::system("queue"));
         let mut moment = self.context.moment(now, loaded.generation + 1, &mut chance, &mut events, actor);
         let due = if let Some(Ok(prerequisite)) = ended {

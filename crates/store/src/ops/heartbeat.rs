@@ -51,9 +51,13 @@ impl Op for KeepLeases {
         count_downtime(tx, &self.context, now).await?;
         let until = now.plus(self.context.lease);
         let mut kept = Vec::with_capacity(self.leases.len());
-        for (id, generation) in &self.leases {
-            let values = [(*id).into(), (*generation).into(), self.worker.as_str().into(), until.0.into()];
-            if let Some(row) = tx.row(&EXTEND, &values).await? {
+        let extend = |(id, generation): &(RequestId, i64)| {
+            let values = vec![(*id).into(), (*generation).into(), self.worker.as_str().into(), until.0.into()];
+            (&EXTEND, values)
+        };
+        let extended: Vec<(&'static Stmt, Vec<Val>)> = self.leases.iter().map(extend).collect();
+        for ((id, generation), rows) in self.leases.iter().zip(tx.several(&extended).await?) {
+            if let Some(row) = rows.first() {
                 kept.push(Kept { id: *id, generation: *generation, attention: row.int(0)? != 0 });
             }
         }
@@ -71,9 +75,9 @@ async fn count_downtime(tx: &mut Tx<'_>, context: &Context, now: Timestamp) -> R
     let gap = now.0.saturating_sub(alive);
     if gap > context.lease.0.saturating_mul(2) {
         downtime += gap;
-        tx.exec(&PUT, &["downtime".into(), downtime.to_string().into()]).await?;
+        tx.send(&PUT, &["downtime".into(), downtime.to_string().into()]).await?;
     }
-    tx.exec(&PUT, &["alive_at".into(), now.0.to_string().into()]).await?;
+    tx.send(&PUT, &["alive_at".into(), now.0.to_string().into()]).await?;
     context.downtime.store(downtime, Ordering::Relaxed);
     Ok(())
 }
@@ -118,7 +122,7 @@ impl Op for HandBack {
             .iter()
             .map(|(id, generation)| vec![(*id).into(), (*generation).into(), now.0.into(), self.worker.as_str().into()])
             .collect();
-        tx.batch(&HAND_BACK, &rows).await.map(|_| ())
+        tx.batch(&HAND_BACK, &rows).await
     }
 }
 

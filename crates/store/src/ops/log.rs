@@ -16,6 +16,15 @@ use crate::op::{Mode, Op, OpError};
 use crate::tx::{Stmt, Tx, both, each};
 use crate::value::{Row, Val};
 
+/// The lower part of a position counts within an epoch, the upper part counts the epochs: each restore of the store
+/// begins one (H41), so that no position stands for two events.
+pub const EPOCH_BITS: u32 = 40;
+
+/// The epoch of a position, from 1.
+pub fn epoch_of(position: i64) -> i64 {
+    (position >> EPOCH_BITS) + 1
+}
+
 /// Entries of one answer at most.
 pub const PAGE_LIMIT: i64 = 1000;
 /// Entries of one request in one answer at most.
@@ -84,6 +93,7 @@ const FEED_OF_TENANT: Stmt = each(
 );
 const TENANT_NAME: Stmt = both("select name from tenant where id = ?1");
 const HEAD: Stmt = each("select coalesce(max(position), 0) from event", "select head from feed_state");
+const NEXT: Stmt = each("select min(position) from event where position > ?1", "select min(place) from feed where place > ?1");
 const IS_BEHIND: Stmt = each(
     "select 0",
     // Why a sub-select: joined, the planner may look for a place of every event that there ever was.
@@ -106,7 +116,7 @@ const PLACE: Stmt = each(
 );
 
 pub(crate) const STATEMENTS: &[&Stmt] =
-    &[&OF_SUBJECT, &FEED, &FEED_OF_TENANT, &TENANT_NAME, &HEAD, &IS_BEHIND, &LOCK_FEED, &PLACE];
+    &[&OF_SUBJECT, &FEED, &FEED_OF_TENANT, &TENANT_NAME, &HEAD, &NEXT, &IS_BEHIND, &LOCK_FEED, &PLACE];
 
 /// Events that get their place in one statement.
 const PLACED_AT_ONCE: i64 = 20_000;
@@ -232,7 +242,10 @@ impl Op for Feed {
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
         let limit = self.limit.clamp(1, PAGE_LIMIT);
         let head = head(tx).await?;
-        let end = head.min(self.after.saturating_add(SCAN_LIMIT));
+        // Between two epochs there is nothing, and much of it.
+        let from =
+            if epoch_of(self.after) < epoch_of(head) { self.after.max(next(tx, self.after).await? - 1) } else { self.after };
+        let end = head.min(from.saturating_add(SCAN_LIMIT));
         // A position beyond the head is kept: the log of a restored store may be shorter.
         if end <= self.after {
             return Ok(FeedPage { entries: Vec::new(), next: self.after, at_head: true });
@@ -282,6 +295,11 @@ pub(crate) async fn catch_up(tx: &mut Tx<'_>) -> Result<(), OpError> {
             return Ok(());
         }
     }
+}
+
+/// The next position that an event has.
+async fn next(tx: &mut Tx<'_>, after: i64) -> Result<i64, OpError> {
+    tx.row(&NEXT, &[after.into()]).await?.map_or(Ok(None), |row| row.opt_int(0)).map(|next| next.unwrap_or(after))
 }
 
 pub(crate) async fn head(tx: &mut Tx<'_>) -> Result<i64, OpError> {

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::op::OpError;
-use crate::tx::{Stmt, Tx, Write, both, each};
+use crate::tx::{Stmt, Tx, both, each};
 use crate::value::{Row, Val, to_json};
 
 /// What every pipeline operation needs of its surroundings; shared by all of them.
@@ -97,20 +97,10 @@ pub(crate) enum Lease<'a> {
 }
 
 macro_rules! load {
-    ($where:literal, $tail:literal) => {
-        concat!(
-            "select r.run, coalesce(t.name, ''), r.version, r.events, r.published, r.generation, r.worker, r.updated_at, r.id",
-            " from request r left join tenant t on t.id = r.tenant where ",
-            $where,
-            $tail
-        )
-    };
-}
-
-macro_rules! head {
     ($tail:literal) => {
-        load!(
-            "r.tenant = ?1 and r.state = 'queued' and r.due_at <= ?2 and t.in_work < t.max_concurrent order by r.due_at, r.id limit 1",
+        concat!(
+            "select r.run, coalesce(t.name, ''), r.version, r.events, r.published, r.generation, r.worker, r.updated_at",
+            " from request r left join tenant t on t.id = r.tenant where r.id = ?1",
             $tail
         )
     };
@@ -118,10 +108,8 @@ macro_rules! head {
 
 // Rows are locked in this order on PostgreSQL: requests, then tenants, then clusters, each kind by its id.
 // Who must do otherwise skips what is locked, or is run again after a deadlock.
-const LOAD: Stmt = each(load!("r.id = ?1", ""), load!("r.id = ?1", " for update of r"));
-const READ: Stmt = both(load!("r.id = ?1", ""));
-// The next request of a tenant's queue, as long as the tenant may have another one in work.
-const HEAD: Stmt = each(head!(""), head!(" for update of r skip locked"));
+const LOAD: Stmt = each(load!(""), load!(" for update of r"));
+const READ: Stmt = both(load!(""));
 const LOCK: Stmt = each("select id from request where id = ?1", "select id from request where id = ?1 for update");
 const LOCK_TENANT: Stmt = each("select id from tenant where id = ?1", "select id from tenant where id = ?1 for update");
 const UPDATE: Stmt = both(
@@ -140,14 +128,7 @@ const INSERT: Stmt = both(
      values (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, 1, ?9, ?10, ?11, ?12, ?13, ?14, 0, ?15, ?16, ?16)",
 );
 const INSERT_EVENT: Stmt =
-    both("insert into event (id, subject, version, sequence, kind, tenant, at, body) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")
-        // In the order of the rows: positions are handed out as they come.
-        .many(
-            "insert into event (id, subject, version, sequence, kind, tenant, at, body) select n.id, n.subject, n.version, \
-             n.sequence, n.kind, n.tenant, n.at, n.body from unnest(?1::text[], ?2::text[], ?3::bigint[], ?4::bigint[], ?5::text[], \
-             ?6::text[], ?7::bigint[], ?8::text[]) with ordinality as n (id, subject, version, sequence, kind, tenant, at, body, \
-             place) order by n.place",
-        );
+    both("insert into event (id, subject, version, sequence, kind, tenant, at, body) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)");
 const UPSERT_RESOURCE: Stmt = both(
     "insert into resource (id, request, attempt, cluster, kind, name, tag, provider_id, state, in_doubt, open, created_at, released_at) \
      values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) on conflict (id) do update set \
@@ -175,7 +156,6 @@ const WAKE: Stmt = both("update request set due_at = ?2 where id = ?1 and state 
 pub(crate) const STATEMENTS: &[&Stmt] = &[
     &LOAD,
     &READ,
-    &HEAD,
     &LOCK,
     &LOCK_TENANT,
     &UPDATE,
@@ -195,14 +175,20 @@ pub(crate) async fn load(tx: &mut Tx<'_>, id: RequestId) -> Result<Option<Loaded
     Ok(Some(loaded(&row)?))
 }
 
-/// Loads the next request of a tenant's queue and locks it; one that cannot be read with the reason.
-pub(crate) async fn head(
-    tx: &mut Tx<'_>,
-    tenant: &str,
-    now: Timestamp,
-) -> Result<Option<(RequestId, Result<Loaded, OpError>)>, OpError> {
-    let Some(row) = tx.row(&HEAD, &[tenant.into(), now.0.into()]).await? else { return Ok(None) };
-    Ok(Some((row.id(8)?, loaded(&row))))
+/// The same for several at once. Each has an answer of its own, as what cannot be read concerns itself alone.
+pub(crate) async fn load_all(tx: &mut Tx<'_>, ids: &[RequestId]) -> Result<Vec<Result<Option<Loaded>, OpError>>, OpError> {
+    let queries: Vec<(&'static Stmt, Vec<Val>)> = ids.iter().map(|id| loading(*id)).collect();
+    Ok(tx.several(&queries).await?.iter().map(|rows| loaded_from(rows)).collect())
+}
+
+/// The question of [`load`], to be asked together with others.
+pub(crate) fn loading(id: RequestId) -> (&'static Stmt, Vec<Val>) {
+    (&LOAD, vec![id.into()])
+}
+
+/// Its answer.
+pub(crate) fn loaded_from(rows: &[Row]) -> Result<Option<Loaded>, OpError> {
+    rows.first().map(loaded).transpose()
 }
 
 /// Loads a run that is only to be shown.
@@ -283,19 +269,16 @@ async fn keep(
 ) -> Result<Loaded, OpError> {
     // Of two transactions the one that began first may come to the row last; its events are not dated back (H40).
     let at = now.max(loaded.updated_at);
-    let mut writes = vec![append(&mut loaded, events, at, chance)?, row(&loaded, lease, at)?];
-    project(&mut loaded, &mut writes);
-    // Its row is the second; one that another has changed meanwhile ends the transaction.
-    if tx.all(&writes).await?.get(1) != Some(&1) {
-        return Err(OpError::Fenced);
-    }
+    append(tx, &mut loaded, events, at, chance).await?;
+    write_row(tx, &loaded, lease, at).await?;
     loaded.updated_at = at;
     loaded.version += 1;
+    project(tx, &mut loaded).await?;
     loaded.state = loaded.run.state;
     Ok(loaded)
 }
 
-fn row(loaded: &Loaded, lease: Lease<'_>, now: Timestamp) -> Result<Write, OpError> {
+async fn write_row(tx: &mut Tx<'_>, loaded: &Loaded, lease: Lease<'_>, now: Timestamp) -> Result<(), OpError> {
     let run = &loaded.run;
     let no_room = run.waiting.as_ref().filter(|w| run.state == State::Queued && w.reason == "capacity");
     let mut values = vec![
@@ -318,21 +301,19 @@ fn row(loaded: &Loaded, lease: Lease<'_>, now: Timestamp) -> Result<Write, OpErr
     };
     values.extend(rest);
     values.push(loaded.version.into());
-    Ok(Write::once(stmt, values))
+    tx.send_one(stmt, &values).await
 }
 
 /// Ledger rows, holdings of clusters and of the tenant, as far as they changed.
-fn project(loaded: &mut Loaded, writes: &mut Vec<Write>) {
+async fn project(tx: &mut Tx<'_>, loaded: &mut Loaded) -> Result<(), OpError> {
     let run = &loaded.run;
     let changed = run.ledger.iter().filter(|r| !loaded.ledger.iter().any(|o| o.id == r.id && same_projection(o, r)));
     let rows: Vec<Vec<Val>> = changed.map(|r| resource_values(run.id, r)).collect();
-    if !rows.is_empty() {
-        writes.push(Write { stmt: &UPSERT_RESOURCE, rows });
-    }
+    tx.batch(&UPSERT_RESOURCE, &rows).await?;
     let count = i64::from(run.holds_quota()) - i64::from(!loaded.state.is_terminal());
     let work = i64::from(run.is_in_work()) - i64::from(loaded.in_work);
     if count != 0 || work != 0 {
-        writes.push(hold_tenant(run, count, work));
+        hold_tenant(tx, run, count, work).await?;
     }
     let after = holdings(run);
     for cluster in loaded.holdings.keys().chain(after.keys()).collect::<std::collections::BTreeSet<_>>() {
@@ -340,7 +321,7 @@ fn project(loaded: &mut Loaded, writes: &mut Vec<Write>) {
         let new = after.get(cluster).copied().unwrap_or_default();
         if old != new {
             let (reserved, used) = (new.reserved.plus(old.reserved.negated()), new.used.plus(old.used.negated()));
-            let values = vec![
+            let values = [
                 Val::from(*cluster),
                 reserved.cpu.into(),
                 reserved.memory_gb.into(),
@@ -351,12 +332,13 @@ fn project(loaded: &mut Loaded, writes: &mut Vec<Write>) {
                 used.storage_gb.into(),
                 (new.used_slots - old.used_slots).into(),
             ];
-            writes.push(Write::once(&HOLD_CLUSTER, values));
+            tx.send(&HOLD_CLUSTER, &values).await?;
         }
     }
     loaded.ledger.clone_from(&run.ledger);
     loaded.holdings = after;
     loaded.in_work = run.is_in_work();
+    Ok(())
 }
 
 fn same_projection(a: &LedgerRow, b: &LedgerRow) -> bool {
@@ -382,10 +364,10 @@ fn resource_values(request: RequestId, row: &LedgerRow) -> Vec<Val> {
 }
 
 /// Adds a request's holding to its tenant's sum, or takes it away.
-fn hold_tenant(run: &Run, count: i64, work: i64) -> Write {
+async fn hold_tenant(tx: &mut Tx<'_>, run: &Run, count: i64, work: i64) -> Result<(), OpError> {
     let needs = run.spec.needs();
     let of = |kind| if run.spec.kind == kind { count } else { 0 };
-    let values = vec![
+    let values = [
         Val::from(run.tenant),
         (needs.cpu * count).into(),
         (needs.memory_gb * count).into(),
@@ -396,7 +378,7 @@ fn hold_tenant(run: &Run, count: i64, work: i64) -> Write {
         of(provisor_core::Kind::Managed).into(),
         work.into(),
     ];
-    Write::once(&HOLD_TENANT, values)
+    tx.send(&HOLD_TENANT, &values).await
 }
 
 /// What is written of an event; published ones tell of their request as it was then.
@@ -418,7 +400,13 @@ struct Subject<'a> {
 }
 
 /// Appends events to the log: every one counts in the request's version, published ones in its sequence.
-fn append(loaded: &mut Loaded, events: Vec<Event>, now: Timestamp, chance: &mut SplitMix) -> Result<Write, OpError> {
+async fn append(
+    tx: &mut Tx<'_>,
+    loaded: &mut Loaded,
+    events: Vec<Event>,
+    now: Timestamp,
+    chance: &mut SplitMix,
+) -> Result<(), OpError> {
     let mut rows = Vec::with_capacity(events.len());
     let run = &loaded.run;
     let mut state = loaded.state;
@@ -448,7 +436,7 @@ fn append(loaded: &mut Loaded, events: Vec<Event>, now: Timestamp, chance: &mut 
             body.into(),
         ]);
     }
-    Ok(Write { stmt: &INSERT_EVENT, rows })
+    tx.batch(&INSERT_EVENT, &rows).await
 }
 
 /// Stores a request that was just admitted.
@@ -464,7 +452,7 @@ pub(crate) async fn insert(
     let needs = run.spec.needs();
     let published = events.iter().filter(|e| e.kind.is_published()).count();
     let counted = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    let values = vec![
+    let values = [
         run.id.into(),
         run.tenant.into(),
         run.spec.name.as_str().into(),
@@ -482,7 +470,8 @@ pub(crate) async fn insert(
         run.spec.queue_timeout_seconds.map(|_| run.queue_deadline().0).into(),
         now.0.into(),
     ];
-    let mut writes = vec![Write::once(&INSERT, values), hold_tenant(&run, 1, 0)];
+    tx.send(&INSERT, &values).await?;
+    hold_tenant(tx, &run, 1, 0).await?;
     let mut loaded = Loaded {
         tenant_name: tenant_name.to_owned(),
         version: 1,
@@ -497,8 +486,7 @@ pub(crate) async fn insert(
         holdings: BTreeMap::new(),
         run,
     };
-    writes.push(append(&mut loaded, events, now, chance)?);
-    tx.all(&writes).await?;
+    append(tx, &mut loaded, events, now, chance).await?;
     Ok(loaded)
 }
 
@@ -520,7 +508,7 @@ async fn tell_dependents(
         for row in tx.rows(&DEPENDENTS, &[prerequisite.into()]).await? {
             let id: RequestId = row.id(0)?;
             if !ended {
-                tx.exec(&WAKE, &[id.into(), now.0.into()]).await?;
+                tx.send(&WAKE, &[id.into(), now.0.into()]).await?;
                 continue;
             }
             let mut dependent = match load(tx, id).await {
@@ -528,7 +516,7 @@ async fn tell_dependents(
                 Ok(None) => continue,
                 // What this release cannot read stops nobody: the claim puts it off, and finds what has ended.
                 Ok(Some(_)) | Err(OpError::Corrupt(_)) => {
-                    tx.exec(&WAKE, &[id.into(), now.0.into()]).await?;
+                    tx.send(&WAKE, &[id.into(), now.0.into()]).await?;
                     continue;
                 }
                 Err(error) => return Err(error),

@@ -35,6 +35,8 @@ conformance! {
     readers: small::readers;
     tokens: small::tokens;
     stats: small::stats;
+    roles: small::roles;
+    epochs: small::h41_epochs;
     clusters_are_kept: clusters::are_kept;
     clusters_h4: clusters::h4_stay_the_same_backend;
     clusters_in_use: clusters::in_use_are_not_deleted;

@@ -7,6 +7,7 @@ mod driver;
 mod opening;
 mod races;
 mod same;
+mod tls;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ChildStdin, Command, Stdio};
@@ -18,7 +19,7 @@ use provisor_store::driver::Postgres;
 use provisor_store::driver::postgres::Lanes;
 
 /// Enough for one test; each connection costs it time.
-pub const FEW: Lanes = Lanes { writers: 2, readers: 1, group: 16 };
+pub const FEW: Lanes = Lanes::of(2, 1, 16);
 
 struct Server {
     /// Ends with `/`.
@@ -29,23 +30,30 @@ struct Server {
 
 static SERVER: OnceLock<Option<Server>> = OnceLock::new();
 
-#[allow(clippy::zombie_processes)] // It ends with this process.
 fn start() -> Option<Server> {
     if let Ok(url) = std::env::var("PROVISOR_TEST_POSTGRES_URL") {
         let base = url.rsplit_once('/').expect("a URL with a database").0.to_owned() + "/";
         return Some(Server { base, _pipe: None });
     }
+    let (lines, pipe) = launch(&[], 1)?;
+    let (base, _) = lines[0].rsplit_once('/').unwrap();
+    Some(Server { base: format!("{base}/"), _pipe: Some(pipe) })
+}
+
+/// A server of our own: the lines that its script tells, and what it lives as long as.
+#[allow(clippy::zombie_processes)] // It ends with this process.
+fn launch(env: &[(&str, &str)], lines: usize) -> Option<(Vec<String>, ChildStdin)> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testbeds/postgres/run.sh");
     let mut child = Command::new("bash")
         .arg(script)
+        .envs(env.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("bash starts");
-    let mut url = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut url).unwrap();
-    let Some((base, _)) = url.trim().rsplit_once('/') else {
+    let told: Vec<String> = BufReader::new(child.stdout.take().unwrap()).lines().take(lines).map_while(Result::ok).collect();
+    if told.len() < lines {
         let mut why = String::new();
         child.stderr.take().unwrap().read_to_string(&mut why).unwrap();
         let required = std::env::var_os("PROVISOR_TEST_REQUIRE_SERVICES").is_some_and(|v| v == "1");
@@ -53,8 +61,8 @@ fn start() -> Option<Server> {
         // Past the capture of the test's output.
         writeln!(std::io::stderr().lock(), "skipped on PostgreSQL, which does not start: {}", why.trim()).unwrap();
         return None;
-    };
-    Some(Server { base: format!("{base}/"), _pipe: child.stdin.take() })
+    }
+    Some((told, child.stdin.take().unwrap()))
 }
 
 /// One query outside of the store, on a connection and a thread of its own, so that no runtime is in its way.

@@ -48,7 +48,8 @@ fn every_statement_can_be_prepared_and_has_its_index_on_postgres() {
     let mut script = String::new();
     let mut texts = Vec::new();
     for (file, statements) in ALL_STATEMENTS {
-        for text in statements.iter().flat_map(|s| [Some(s.postgres.unwrap_or(s.text)), s.many].into_iter().flatten()) {
+        for statement in *statements {
+            let text = statement.postgres.unwrap_or(statement.text);
             let count = (1..30).take_while(|n| text.contains(&format!("?{n}"))).count();
             let name = format!("s{}", texts.len());
             let nulls = if count == 0 { String::new() } else { format!("({})", vec!["null"; count].join(", ")) };

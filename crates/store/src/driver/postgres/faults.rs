@@ -5,6 +5,8 @@ use std::error::Error as _;
 use tokio_postgres::Error;
 use tokio_postgres::error::{Severity, SqlState};
 
+use crate::op::OpError;
+
 /// What is to be done about an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -16,12 +18,23 @@ pub(super) enum Fault {
     Lost(String),
     /// The server refused the statement.
     Refused(String),
+    /// A row was not there any more as it had been read.
+    Fenced,
 }
 
 impl Fault {
     pub(super) fn text(&self) -> &str {
         match self {
             Self::Again(text) | Self::Busy(text) | Self::Lost(text) | Self::Refused(text) => text,
+            Self::Fenced => "a row was not there any more as it had been read",
+        }
+    }
+
+    /// What the operation that met it is told.
+    pub(super) fn error(&self) -> OpError {
+        match self {
+            Self::Fenced => OpError::Fenced,
+            other => OpError::Database(other.text().to_owned()),
         }
     }
 
@@ -45,6 +58,9 @@ impl Fault {
         }
         if *said.code() == SqlState::LOCK_NOT_AVAILABLE {
             return Self::Busy(text);
+        }
+        if *said.code() == SqlState::QUERY_CANCELED {
+            return Self::Refused(format!("a statement took longer than it may: {text}"));
         }
         let code = said.code().code();
         // A server that is not the writing one any more, and statements prepared before a change of the schema.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::Host;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::faults;
+use super::{faults, tls};
 
 /// The first version that we know to work.
 const OLDEST: i64 = 15;
@@ -20,6 +21,7 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(15);
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__first", include_str!("../../../migrations/postgres/V1__first.sql")),
     ("V2__roles", include_str!("../../../migrations/postgres/V2__roles.sql")),
+    ("V3__drift", include_str!("../../../migrations/postgres/V3__drift.sql")),
 ];
 
 /// How statements are planned. Each is prepared and has an index for each of its conditions (a test sees to it), so
@@ -29,7 +31,7 @@ const PLANNING: &str = "set plan_cache_mode = force_generic_plan; set enable_seq
      set enable_mergejoin = off";
 /// What every session of ours is set to. A transaction that stands still is ended by the server, because it
 /// holds up the log's horizon and its locks hold up others.
-const SESSION: &str = "set statement_timeout = '20s'; set lock_timeout = '15s'; set idle_in_transaction_session_timeout = '20s'; \
+const SESSION: &str = "set lock_timeout = '15s'; set idle_in_transaction_session_timeout = '20s'; \
      set client_min_messages = warning; set jit = off; set synchronous_commit = on";
 
 /// Why a PostgreSQL database could not be opened: what and where, in one line and without the password.
@@ -41,11 +43,14 @@ pub enum PostgresError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The URL asks for an encrypted connection, which this version cannot make.
-    #[error(
-        "the database URL asks for TLS (sslmode=require), which this version of Provisor cannot do yet; use a local proxy or sslmode=prefer"
-    )]
-    Tls,
+    /// No encrypted connection as it was asked for.
+    #[error("the database server at {place} cannot be reached over TLS: {reason}")]
+    Tls {
+        /// Host, port and database.
+        place: String,
+        /// What was wrong: no TLS there, an unknown authority, another name.
+        reason: String,
+    },
     /// Nobody answers there.
     #[error("the database server at {place} cannot be reached: {reason}")]
     Unreachable {
@@ -120,7 +125,7 @@ pub enum PostgresError {
 
 /// Whether a URL can be used at all, without connecting.
 pub fn check_url(url: &str) -> Result<(), PostgresError> {
-    Address::parse(url).map(drop)
+    Address::parse(url, Duration::ZERO).map(drop)
 }
 
 /// Where and how to connect.
@@ -128,11 +133,14 @@ pub fn check_url(url: &str) -> Result<(), PostgresError> {
 pub(super) struct Address {
     config: Config,
     place: String,
+    tls: MakeRustlsConnect,
+    statement_limit: Duration,
 }
 
 impl Address {
-    pub(super) fn parse(url: &str) -> Result<Self, PostgresError> {
+    pub(super) fn parse(url: &str, statement_limit: Duration) -> Result<Self, PostgresError> {
         let refused = |reason: String| PostgresError::Url { reason };
+        let (url, tls) = tls::split(url).map_err(refused)?;
         let mut config: Config = url.parse().map_err(|e: tokio_postgres::Error| refused(faults::text(&e)))?;
         if config.get_hosts().is_empty() {
             return Err(refused("it names no host, such as postgres://user:password@host:5432/database".to_owned()));
@@ -142,34 +150,31 @@ impl Address {
             // Why so few words: what stands before it is a part of the password.
             return Err(refused("the password holds an @, which must be written as %40".to_owned()));
         }
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(PostgresError::Tls);
-        }
         config.connect_timeout(*config.get_connect_timeout().unwrap_or(&CONNECT_TIMEOUT));
         config.tcp_user_timeout(SILENCE_LIMIT).keepalives_idle(SILENCE_LIMIT);
         if config.get_application_name().is_none() {
             config.application_name("provisor");
         }
         let place = place(&config);
-        Ok(Self { config, place })
+        Ok(Self { config, place, tls, statement_limit })
     }
 
     /// A session set up as all of ours are. Must be called where its connection's task may live.
     pub(super) async fn connect(&self) -> Result<Client, PostgresError> {
-        let (client, link) = self.config.connect(NoTls).await.map_err(|e| self.connect_error(&e))?;
+        let (client, link) = self.config.connect(self.tls.clone()).await.map_err(|e| self.connect_error(&e))?;
         tokio::spawn(async move {
             if let Err(error) = link.await {
                 tracing::warn!(error = faults::text(&error), "a connection to the database ended");
             }
         });
-        client.batch_execute(SESSION).await.map_err(|e| self.error(&e))?;
-        client.batch_execute(PLANNING).await.map_err(|e| self.error(&e))?;
+        let session = format!("{SESSION}; {PLANNING}; set statement_timeout = {}", self.statement_limit.as_millis());
+        client.batch_execute(&session).await.map_err(|e| self.error(&e))?;
         Ok(client)
     }
 
     /// The first connection: checks the server, then migrates.
     pub(super) async fn open(&self) -> Result<(), PostgresError> {
-        let (mut client, link) = self.config.connect(NoTls).await.map_err(|e| self.connect_error(&e))?;
+        let (mut client, link) = self.config.connect(self.tls.clone()).await.map_err(|e| self.connect_error(&e))?;
         // It is told at the greeting, so an old server is not asked for what it may not know.
         let version = link.parameter("server_version").unwrap_or_default().to_owned();
         let task = tokio::spawn(link);
@@ -244,7 +249,11 @@ impl Address {
 
     fn connect_error(&self, error: &tokio_postgres::Error) -> PostgresError {
         let (place, reason) = (self.place.clone(), faults::text(error));
-        let Some(said) = error.as_db_error() else { return PostgresError::Unreachable { place, reason } };
+        let Some(said) = error.as_db_error() else {
+            // The kind of an error is told in words alone.
+            let tls = reason.starts_with("error performing TLS handshake");
+            return if tls { PostgresError::Tls { place, reason } } else { PostgresError::Unreachable { place, reason } };
+        };
         let login = [
             SqlState::INVALID_PASSWORD,
             SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
@@ -302,12 +311,13 @@ mod tests {
 
     #[test]
     fn a_place_says_where_and_never_the_password() {
-        let address = Address::parse("postgres://me:secret@db.example:5433/provisor").unwrap();
+        let parse = |url: &str| Address::parse(url, Duration::from_secs(1));
+        let address = parse("postgres://me:secret@db.example:5433/provisor").unwrap();
         assert_eq!(address.place, "db.example:5433/provisor");
-        assert_eq!(Address::parse("postgres://h/db?sslmode=require").err(), Some(PostgresError::Tls));
-        assert!(matches!(Address::parse("what is this"), Err(PostgresError::Url { .. })));
-        assert!(matches!(Address::parse("postgres:///db"), Err(PostgresError::Url { .. })));
-        let split = Address::parse("postgres://me:sec@ret@db.example/x").err().map(|e| e.to_string()).unwrap();
+        assert!(matches!(parse("postgres://h/db?sslmode=strange"), Err(PostgresError::Url { .. })));
+        assert!(matches!(parse("what is this"), Err(PostgresError::Url { .. })));
+        assert!(matches!(parse("postgres:///db"), Err(PostgresError::Url { .. })));
+        let split = parse("postgres://me:sec@ret@db.example/x").err().map(|e| e.to_string()).unwrap();
         assert!(split.contains("%40") && !split.contains("sec") && !split.contains("ret"), "{split}");
     }
 }

@@ -50,28 +50,6 @@ impl<'a> FromSql<'a> for Val {
     }
 }
 
-/// One placeholder's values of all rows.
-#[derive(Debug)]
-pub(super) struct Column<'a>(Vec<&'a Val>);
-
-impl ToSql for Column<'_> {
-    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        self.0.as_slice().to_sql(kind, out)
-    }
-
-    fn accepts(_: &Type) -> bool {
-        true
-    }
-
-    to_sql_checked!();
-}
-
-/// Rows as the columns of a statement for many rows.
-pub(super) fn columns(rows: &[Vec<Val>]) -> Vec<Column<'_>> {
-    let width = rows.first().map_or(0, Vec::len);
-    (0..width).map(|column| Column(rows.iter().filter_map(|row| row.get(column)).collect())).collect()
-}
-
 /// A row as operations see it.
 pub(super) fn row(found: &tokio_postgres::Row) -> Result<Row, OpError> {
     let value = |column| found.try_get::<usize, Val>(column).map_err(|e| OpError::Corrupt(super::faults::text(&e)));
@@ -96,13 +74,40 @@ pub fn numbered(text: &str) -> String {
     out + rest
 }
 
+/// The statement that inserts many rows, made of the one that inserts `values (?1, ?2 …)`: each parameter becomes an array.
+pub(super) fn unnested(text: &str, kinds: &[Type]) -> Option<String> {
+    let (head, rest) = text.split_once(" values (")?;
+    let (tuple, tail) = rest.split_once(')')?;
+    if !head.starts_with("insert into ") || head.contains('?') || tail.contains('?') || kinds.is_empty() {
+        return None;
+    }
+    let array = |(index, kind): (usize, &Type)| match *kind {
+        Type::INT8 => Some(format!("${}::bigint[]", index + 1)),
+        Type::TEXT => Some(format!("${}::text[]", index + 1)),
+        _ => None,
+    };
+    let arrays: Vec<String> = kinds.iter().enumerate().map(array).collect::<Option<_>>()?;
+    let item = |item: &str| item.trim().strip_prefix('?').map_or_else(|| item.trim().to_owned(), |number| format!("p{number}"));
+    let items: Vec<String> = tuple.split(',').map(item).collect();
+    let names: Vec<String> = (1..=kinds.len()).map(|number| format!("p{number}")).collect();
+    let (items, arrays, names) = (items.join(", "), arrays.join(", "), names.join(", "));
+    Some(format!("{head} select {items} from unnest({arrays}) as rows ({names}){tail}"))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::numbered;
+    use tokio_postgres::types::Type;
+
+    use super::{numbered, unnested};
 
     #[test]
     fn placeholders_are_renamed() {
         assert_eq!(numbered("a = ?1 and b = ?12 or c = '?'"), "a = $1 and b = $12 or c = '?'");
+        let one = "insert into t (a, b, c, d) values (?1, 0, ?2, ?2) on conflict (a) do nothing";
+        let many = "insert into t (a, b, c, d) select p1, 0, p2, p2 from unnest($1::text[], $2::bigint[]) as rows (p1, p2) \
+            on conflict (a) do nothing";
+        assert_eq!(unnested(one, &[Type::TEXT, Type::INT8]).as_deref(), Some(many));
+        assert_eq!(unnested("update t set a = ?1", &[Type::TEXT]), None);
         assert_eq!(numbered("(?2 is null or a = ?2)"), "($2::text is null or a = $2)");
     }
 }

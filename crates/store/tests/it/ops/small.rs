@@ -5,8 +5,11 @@ use provisor_core::event::EventKind;
 use provisor_core::run::RowState;
 use provisor_core::{Kind, Span, State};
 use provisor_store::OpError;
+use provisor_store::ops::log::{Feed, Head, epoch_of};
 use provisor_store::ops::meta::{GetMeta, InstallationId, MakeMeta, PutMeta};
 use provisor_store::ops::readers::{AdvanceReader, Backlog, Backlogs, OpenReader, ReaderPosition, RemoveReader, Start};
+use provisor_store::ops::restored::RaiseEpoch;
+use provisor_store::ops::roles::{HoldRole, LeaveRole, Under};
 use provisor_store::ops::stats::Stats;
 use provisor_store::ops::tokens::{CreateToken, FindToken, GetToken, ListTokens, RevokeToken};
 
@@ -109,4 +112,59 @@ pub async fn stats(world: World) {
     assert_eq!(requests, expected);
     assert_eq!(numbers.open_resources, [("created".to_owned(), 3)]);
     assert_eq!(numbers.clusters[0].limit.cpu, Some(64));
+}
+
+pub async fn roles(world: World) {
+    let hold = |holder: &str, lease: Span| world.store.run(HoldRole { name: "sweeper", holder: holder.to_owned(), lease });
+    let long = Span::seconds(3600);
+    let first = hold("one", long).await.unwrap().expect("nobody has it");
+    assert_eq!(hold("two", long).await, Ok(None));
+    assert_eq!(hold("one", long).await, Ok(Some(first.clone())), "extended, it is the same lease");
+    let put = |role, value: &str| {
+        let op = PutMeta { name: "note".to_owned(), value: Some(value.to_owned()) };
+        world.store.run(Under { role, op })
+    };
+    put(Some(first.clone()), "first").await.unwrap();
+    world.store.run(LeaveRole(first.clone())).await.unwrap();
+    assert_eq!(put(Some(first.clone()), "late").await, Err(OpError::Fenced), "given back");
+    let second = hold("two", long).await.unwrap().expect("given back");
+    assert!(second.generation > first.generation);
+    assert_eq!(put(Some(first.clone()), "late").await, Err(OpError::Fenced), "another has it");
+    world.store.run(LeaveRole(first)).await.unwrap();
+    assert_eq!(hold("one", long).await, Ok(None), "a former holder cannot give it back");
+    put(Some(second.clone()), "second").await.unwrap();
+    // A lease that has run out is nobody's, also to its holder's own writes.
+    let again = hold("two", Span(0)).await.unwrap().expect("its own");
+    assert_eq!(put(Some(again), "late").await, Err(OpError::Fenced));
+    assert!(hold("one", long).await.unwrap().is_some_and(|role| role.generation > second.generation));
+    put(None, "asked for").await.unwrap();
+    assert_eq!(world.store.run(GetMeta { name: "note".to_owned() }).await, Ok(Some("asked for".to_owned())));
+}
+
+pub async fn h41_epochs(world: World) {
+    let feed = |after| world.store.run(Feed { after, limit: 100, ..Feed::default() });
+    assert_eq!(world.store.run(RaiseEpoch).await, Ok(2), "also of an empty log");
+    let tenant = world.tenant("acme").await;
+    let run = world.request(&tenant, "db", State::Queued).await;
+    world.event(&run, 1, Some(1), EventKind::Started).await;
+    let before = world.store.run(Head).await.unwrap();
+    assert_eq!(epoch_of(before), 2);
+    // A cursor of the log that was lost: beyond the end of the restored one.
+    let lost = before + 1000;
+    for (epoch, version) in [(3, 2), (4, 3)] {
+        assert_eq!(world.store.run(RaiseEpoch).await, Ok(epoch));
+        world.event(&run, version, Some(version), EventKind::Started).await;
+    }
+    let all = feed(0).await.unwrap();
+    let mut epochs: Vec<i64> = all.entries.iter().map(|e| epoch_of(e.position)).collect();
+    let mut after = all.next;
+    while !world.store.run(Head).await.is_ok_and(|head| head <= after) {
+        let more = feed(after).await.unwrap();
+        epochs.extend(more.entries.iter().map(|e| epoch_of(e.position)));
+        assert!(more.next > after);
+        after = more.next;
+    }
+    assert_eq!(epochs, [2, 3, 4]);
+    let new = feed(lost).await.unwrap();
+    assert_eq!(new.entries.first().map(|e| e.version), Some(2), "it misses nothing new");
 }

@@ -25,7 +25,7 @@ fn open(url: &str, lanes: Lanes) -> Store {
     Store::new(Arc::new(Postgres::open_with(url, lanes, None).unwrap()))
 }
 
-const ONE_LANE: Lanes = Lanes { writers: 1, readers: 1, group: 16 };
+const ONE_LANE: Lanes = Lanes::of(1, 1, 16);
 
 /// Runs one statement after another, with a pause of the server's between them.
 struct Slow {
@@ -47,6 +47,18 @@ impl Op for Slow {
 }
 
 static PAUSE: [Stmt; 1] = [both("select 1 from pg_sleep(0.3)")];
+
+static STUCK: [Stmt; 1] = [both("select 1 from pg_sleep(30)")];
+
+#[tokio::test]
+async fn a_statement_that_is_stuck_is_ended_and_said_so() {
+    let Some(url) = database() else { return };
+    let store = open(&url, Lanes { statement_limit: Duration::from_millis(200), ..ONE_LANE });
+    let stuck = store.run(Slow { name: "stuck".to_owned(), statements: &STUCK }).await;
+    assert!(matches!(&stuck, Err(OpError::Database(text)) if text.contains("took longer than it may")), "{stuck:?}");
+    assert!(!is_there(&store, "stuck").await);
+    assert_eq!(store.run(put("next", Then::Succeed)).await, Ok("next".to_owned()));
+}
 
 fn spawn<O: Op>(store: &Store, op: O) -> tokio::task::JoinHandle<Result<O::Out, OpError>> {
     let store = store.clone();
@@ -186,7 +198,7 @@ async fn a_deadlock_is_run_again() {
         both("select value from meta where name = 'x' for update"),
     ];
     let Some(url) = database() else { return };
-    let store = open(&url, Lanes { writers: 2, readers: 1, group: 1 });
+    let store = open(&url, Lanes::of(2, 1, 1));
     for name in ["x", "y"] {
         store.run(put(name, Then::Succeed)).await.unwrap();
     }
@@ -220,7 +232,7 @@ async fn h40_the_clock_is_the_servers_and_goes_on_between_operations() {
 async fn speed_of_small_writes() {
     let Some(url) = database() else { return };
     for (writers, group) in [(1, 1), (1, 16), (1, 64), (2, 16), (4, 1), (4, 16), (8, 1), (8, 16)] {
-        let store = open(&url, Lanes { writers, readers: 2, group });
+        let store = open(&url, Lanes::of(writers, 2, group));
         let (callers, each) = (64, 100);
         let start = tokio::time::Instant::now();
         let caller = |caller| {

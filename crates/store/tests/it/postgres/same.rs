@@ -219,7 +219,7 @@ impl Side {
 #[tokio::test]
 async fn the_same_operations_have_the_same_effects_on_both_databases() {
     for seed in 1..=2 {
-        let Some(postgres) = Scene::postgres_with(Lanes { writers: 1, readers: 1, group: 1 }) else { return };
+        let Some(postgres) = Scene::postgres_with(Lanes::of(1, 1, 1)) else { return };
         let (mut lite, mut postgres) = (Side::new(Scene::inline()).await, Side::new(postgres).await);
         let mut steps = SplitMix::new(seed);
         let mut told = 0;
