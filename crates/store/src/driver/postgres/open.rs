@@ -169,9 +169,8 @@ impl Address {
                 tracing::warn!(error = faults::text(&error), "a connection to the database ended");
             }
         });
-        let session = format!("{SESSION}; set statement_timeout = {}", self.statement_limit.as_millis());
+        let session = format!("{SESSION}; {PLANNING}; set statement_timeout = {}", self.statement_limit.as_millis());
         client.batch_execute(&session).await.map_err(|e| self.error(&e))?;
-        client.batch_execute(PLANNING).await.map_err(|e| self.error(&e))?;
         Ok(client)
     }
 
