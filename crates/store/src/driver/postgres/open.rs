@@ -1,6 +1,6 @@
 //! Connecting, checking and migrating: everything that can be wrong at the start, each told in one line.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::time::Duration;
 
 use tokio_postgres::config::Host;
@@ -273,7 +273,7 @@ impl Address {
         let (place, reason) = (self.place.clone(), faults::text(error));
         let went_away = match error.code() {
             Some(code) => code.code().starts_with("57P"),
-            None => error.is_closed() || error.source().is_some_and(|e| e.is::<std::io::Error>()),
+            None => error.is_closed() || error.source().is_some_and(<dyn Error + 'static>::is::<std::io::Error>),
         };
         if went_away { PostgresError::Unreachable { place, reason } } else { PostgresError::Database { place, reason } }
     }
