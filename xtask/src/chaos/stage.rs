@@ -121,7 +121,8 @@ impl<'a> Stage<'a> {
 
     /// One of those that serve the API; `turn` goes round.
     fn http(&self, turn: usize) -> Done<Http> {
-        let still = self.still.map(|(at, _)| at);
+        let others = self.houses.iter().filter(|h| h.listens).count() > 1;
+        let still = self.still.filter(|_| others).map(|(at, _)| at);
         let serves = |(at, house): &(usize, &Process)| house.listens && still != Some(*at);
         let mut serving = self.houses.iter().enumerate().filter(serves).map(|(_, h)| h).cycle().skip(turn % 64);
         let house = serving.next().ok_or_else(|| Failed::new("nothing is served"))?;

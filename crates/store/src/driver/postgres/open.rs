@@ -216,7 +216,14 @@ impl Address {
         client.batch_execute("set lock_timeout = 0; set statement_timeout = 0").await.map_err(|e| self.error(&e))?;
         client.batch_execute(&format!("select pg_advisory_lock({MIGRATION_LOCK})")).await.map_err(|e| self.error(&e))?;
         // The lock goes with the session, which ends here in any case.
-        let failed = |e: refinery::Error| PostgresError::Migration { place: self.place.clone(), reason: one_line(&e) };
+        let failed = |e: refinery::Error| {
+            let asked = match e.kind() {
+                refinery::error::Kind::Connection(_, cause) => cause.downcast_ref().map(|cause| self.error(cause)),
+                _ => None,
+            };
+            let migration = || PostgresError::Migration { place: self.place.clone(), reason: one_line(&e) };
+            asked.filter(|error| matches!(error, PostgresError::Unreachable { .. })).unwrap_or_else(migration)
+        };
         let listed: Result<Vec<_>, _> = MIGRATIONS.iter().map(|(name, sql)| refinery::Migration::unapplied(name, sql)).collect();
         let listed = listed.map_err(failed)?;
         let known = listed.iter().map(|m| i64::from(m.version())).max().unwrap_or(0);
