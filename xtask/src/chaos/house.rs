@@ -95,6 +95,11 @@ impl Process {
         self.child.as_mut().and_then(|c| c.try_wait().ok().flatten())
     }
 
+    /// It was ended by a signal, as at a crash point, and not by its own will.
+    pub(crate) fn was_killed(&mut self) -> bool {
+        self.end_of().is_some_and(|status| status.code().is_none())
+    }
+
     /// It ends by itself at a crash point.
     fn crashes(&self) -> bool {
         self.settings.iter().any(|(key, _)| key == "PROVISOR_CRASH_AT")

@@ -18,8 +18,9 @@ const PLAIN: [u8; 4] = 196_608_u32.to_be_bytes();
 
 #[derive(Default)]
 struct State {
-    /// Commits whose reply is to be lost.
-    to_lose: AtomicU32,
+    /// Of so many commits one loses its reply; 0: none does.
+    every: AtomicU32,
+    commits: AtomicU32,
     lost: AtomicU32,
     count: AtomicU64,
     open: Mutex<BTreeMap<u64, [TcpStream; 2]>>,
@@ -50,9 +51,10 @@ impl Proxy {
         Ok(Self { address, state })
     }
 
-    /// The reply to the next commit is lost.
-    pub(crate) fn lose_reply(&self) {
-        self.state.to_lose.fetch_add(1, Ordering::SeqCst);
+    /// From now on the reply to every so-manieth commit is lost. Why by count: by time a run with few commits would lose
+    /// them all.
+    pub(crate) fn lose_every(&self, every: u32) {
+        self.state.every.store(every, Ordering::SeqCst);
     }
 
     /// Replies to commits lost so far.
@@ -102,9 +104,10 @@ impl State {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(n) = client.read(&mut buffer) {
             let Some(bytes) = buffer.get(..n).filter(|b| !b.is_empty()) else { return };
-            let take = |left: u32| left.checked_sub(1);
-            if frames.commits(bytes) && self.to_lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
-                swallows.store(true, Ordering::SeqCst);
+            if frames.commits(bytes) {
+                let number = self.commits.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
+                let every = self.every.load(Ordering::SeqCst);
+                swallows.store(number.checked_rem(every) == Some(0), Ordering::SeqCst);
             }
             if server.write_all(bytes).is_err() {
                 return;
@@ -184,7 +187,7 @@ mod tests {
     fn the_reply_to_a_commit_is_lost_after_it_was_passed_on() {
         let server = TcpListener::bind("127.0.0.1:0").expect("a port");
         let proxy = Proxy::open(server.local_addr().expect("bound").port()).expect("a proxy");
-        proxy.lose_reply();
+        proxy.lose_every(1);
         let mut client = TcpStream::connect(proxy.address).expect("connected");
         let all = [message(b"", &PLAIN), message(b"Q", b"commit\0")].concat();
         client.write_all(&all).expect("sent");

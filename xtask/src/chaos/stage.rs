@@ -24,6 +24,8 @@ const TOKEN: &str = "pvr_chaos_0123456789abcdefghijklmnopqrstuv";
 const OPEN: usize = 60;
 /// But no more than these between two looks.
 const AT_ONCE: usize = 25;
+/// The load goes on while kills are left, up to so many times what was asked for.
+const MOST: usize = 4;
 /// Length of a lease in seconds.
 pub(super) const LEASE: u64 = 3;
 /// The processes on PostgreSQL: name and role.
@@ -103,7 +105,7 @@ impl<'a> Stage<'a> {
             postgres,
             restarted: false,
             next_cut: now + Duration::from_secs(5),
-            posts: load::posts(asked.seed, asked.requests),
+            posts: load::posts(asked.seed, 0, asked.requests),
             sent: 0,
             names: BTreeMap::new(),
             turns: BTreeMap::new(),
@@ -119,7 +121,8 @@ impl<'a> Stage<'a> {
 
     /// One of those that serve the API; `turn` goes round.
     fn http(&self, turn: usize) -> Done<Http> {
-        let still = self.still.map(|(at, _)| at);
+        let others = self.houses.iter().filter(|h| h.listens).count() > 1;
+        let still = self.still.filter(|_| others).map(|(at, _)| at);
         let serves = |(at, house): &(usize, &Process)| house.listens && still != Some(*at);
         let mut serving = self.houses.iter().enumerate().filter(serves).map(|(_, h)| h).cycle().skip(turn % 64);
         let house = serving.next().ok_or_else(|| Failed::new("nothing is served"))?;
@@ -189,10 +192,10 @@ impl<'a> Stage<'a> {
         let mix = if self.asked.calm { Mix { transient: 0.0, permanent: 0.0, lost_reply: 0.0, late_success: 0.0 } } else { MIX };
         for (number, (name, plays)) in CLUSTERS.iter().enumerate() {
             let seed = self.asked.seed.wrapping_mul(100).wrapping_add(number as u64);
-            let body = load::cluster(name, plays, &url, seed, self.asked.requests, mix);
+            let body = load::cluster(name, plays, &url, seed, self.asked.requests * MOST, mix);
             self.must(201, "/api/clusters", &body)?;
         }
-        (0..TENANTS).try_for_each(|number| self.must(201, "/api/tenants", &load::tenant(number, self.asked.requests)))
+        (0..TENANTS).try_for_each(|number| self.must(201, "/api/tenants", &load::tenant(number, self.asked.requests * MOST)))
     }
 
     fn must(&mut self, status: u16, path: &str, body: &Value) -> Done {
@@ -213,6 +216,11 @@ impl<'a> Stage<'a> {
     fn feed(&mut self) -> Done {
         let open =
             self.requests.iter().filter(|r| !matches!(text(r, "state"), "completed" | "suspended" | "rolled_back")).count();
+        if self.sent == self.posts.len() && !self.is_over_with_kills() && self.names.len() < self.asked.requests * MOST {
+            // Without work a kill says nothing.
+            let sent = self.names.len();
+            self.posts.extend(load::posts(self.asked.seed, sent, sent + OPEN));
+        }
         let due = self.names.len() + OPEN.saturating_sub(open).min(AT_ONCE);
         while self.names.len() < due {
             let Some(post) = self.posts.get(self.sent).cloned() else { return Ok(()) };

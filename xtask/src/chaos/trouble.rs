@@ -17,6 +17,8 @@ pub(super) const IN_WORK: usize = 20;
 
 /// Crash points at which a call may end its process, in `PROVISOR_CRASH_AT`.
 const POINTS: [&str; 6] = ["after-claim", "after-intent", "after-call", "within-wait", "before-settle", "after-settle"];
+/// Of so many commits one loses its reply.
+const COMMITS: u32 = 60;
 /// A process that does not come to its crash point in this time is killed where it is.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -108,6 +110,7 @@ impl Stage<'_> {
             let over = self.kills.len() >= self.asked.kills;
             match (traps.set.get(&at).cloned(), ended) {
                 (None, Err(failed)) => return Err(failed),
+                (Some(_), Err(failed)) if !house.was_killed() => return Err(failed),
                 (Some((trap, _)), Err(_)) => {
                     traps.taken.insert(trap.clone());
                     self.kills.push((format!("{} at {trap}", house.name), in_work));
@@ -162,12 +165,11 @@ impl Stage<'_> {
         if !self.restarted && self.kills.len() * 2 >= self.asked.kills {
             self.restarted = true;
             postgres.restart()?;
-        } else if self.chance.fraction() < 0.2 {
-            proxy.cut();
         } else {
-            proxy.lose_reply();
+            proxy.lose_every(COMMITS);
+            proxy.cut();
         }
-        self.next_cut = Instant::now() + Duration::from_secs_f64(0.5 + self.chance.fraction() * 1.5);
+        self.next_cut = Instant::now() + Duration::from_secs_f64(4.0 + self.chance.fraction() * 8.0);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Connecting, checking and migrating: everything that can be wrong at the start, each told in one line.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::time::Duration;
 
 use tokio_postgres::config::Host;
@@ -221,7 +221,14 @@ impl Address {
         client.batch_execute("set lock_timeout = 0; set statement_timeout = 0").await.map_err(|e| self.error(&e))?;
         client.batch_execute(&format!("select pg_advisory_lock({MIGRATION_LOCK})")).await.map_err(|e| self.error(&e))?;
         // The lock goes with the session, which ends here in any case.
-        let failed = |e: refinery::Error| PostgresError::Migration { place: self.place.clone(), reason: one_line(&e) };
+        let failed = |e: refinery::Error| {
+            let asked = match e.kind() {
+                refinery::error::Kind::Connection(_, cause) => cause.downcast_ref().map(|cause| self.error(cause)),
+                _ => None,
+            };
+            let migration = || PostgresError::Migration { place: self.place.clone(), reason: one_line(&e) };
+            asked.filter(|error| matches!(error, PostgresError::Unreachable { .. })).unwrap_or_else(migration)
+        };
         let listed: Result<Vec<_>, _> = MIGRATIONS.iter().map(|(name, sql)| refinery::Migration::unapplied(name, sql)).collect();
         let listed = listed.map_err(failed)?;
         let known = listed.iter().map(|m| i64::from(m.version())).max().unwrap_or(0);
@@ -278,7 +285,7 @@ impl Address {
         let (place, reason) = (self.place.clone(), faults::text(error));
         let went_away = match error.code() {
             Some(code) => code.code().starts_with("57P"),
-            None => error.is_closed() || error.source().is_some_and(<dyn std::error::Error + 'static>::is::<std::io::Error>),
+            None => error.is_closed() || error.source().is_some_and(<dyn Error + 'static>::is::<std::io::Error>),
         };
         if went_away { PostgresError::Unreachable { place, reason } } else { PostgresError::Database { place, reason } }
     }
