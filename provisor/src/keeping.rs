@@ -139,7 +139,10 @@ async fn take_into_use(settings: &Settings, out: Out) -> Result<(), Fail> {
         let mut text =
             format!("The log is in epoch {}. {} requests look by tag for what they may have made.\n", done.epoch, done.reopened);
         for (cluster, why) in &done.silent {
-            text.push_str(&format!("{cluster} could not be asked: {why}\n"));
+            text += cluster;
+            text += " could not be asked: ";
+            text += why;
+            text.push('\n');
         }
         if !done.unknown.is_empty() {
             text.push_str(

@@ -44,7 +44,7 @@ pub(crate) async fn run(global: &Global, asked: &Quickstart) -> Result<(), Fail>
         Database::Sqlite(_) => format!("everything in {}", settings.data_dir.display()),
         Database::Postgres(_) => format!("the data in {} and the rest in {}", settings.database, settings.data_dir.display()),
     };
-    out.line(&format!("Serving on http://{} with {place}.\n", address))?;
+    out.line(&format!("Serving on http://{address} with {place}.\n"))?;
     let session = Session { client: client(&address, &settings)?, out };
     let shown = tokio::select! {
         biased;

@@ -21,9 +21,15 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Not more often than this, however often it is asked to.
 const AT_MOST: Duration = Duration::from_millis(50);
 
-/// What was seen last.
+/// What was seen last, and when it was looked for.
 #[derive(Debug, Default)]
-pub(crate) struct Seen(Mutex<(Option<Instant>, Option<(i64, i64, i64)>)>);
+pub(crate) struct Seen(Mutex<Look>);
+
+#[derive(Debug, Default)]
+struct Look {
+    at: Option<Instant>,
+    stamp: Option<(i64, i64, i64)>,
+}
 
 pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
     loop {
@@ -50,17 +56,17 @@ impl Engine {
         let lock = || self.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut seen = lock();
-            if seen.0.is_some_and(|at| at.elapsed() < AT_MOST) {
+            if seen.at.is_some_and(|at| at.elapsed() < AT_MOST) {
                 return Ok(());
             }
-            seen.0 = Some(Instant::now());
+            seen.at = Some(Instant::now());
         }
         let stamp = self.store.run(ClustersStamp).await?;
-        if lock().1 == Some(stamp) {
+        if lock().stamp == Some(stamp) {
             return Ok(());
         }
         self.refresh_clusters().await?;
-        lock().1 = Some(stamp);
+        lock().stamp = Some(stamp);
         Ok(())
     }
 }

@@ -31,25 +31,23 @@ where
     let pause = Span(engine.config.lease.0 / 3).to_std();
     while !stop.is_cancelled() {
         let asked = Instant::now();
-        match hold(&engine, name).await {
-            Some(role) => {
-                info!(role = name, generation = role.generation, "held by this process");
-                let ended = stop.child_token();
-                tokio::select! {
-                    biased;
-                    () = keep(&engine, &role, asked) => warn!(role = name, "lost to another process"),
-                    () = task(Arc::clone(&engine), ended, Some(role.clone())) => {}
-                }
-                if stop.is_cancelled() {
-                    let left = engine.store.run(LeaveRole(role)).await;
-                    left.unwrap_or_else(|error| warn!(%error, "a role could not be given back; its lease runs out"));
-                }
-            }
-            None => tokio::select! {
+        let Some(role) = hold(&engine, name).await else {
+            tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(pause) => {}
-            },
+            }
+            continue;
+        };
+        info!(role = name, generation = role.generation, "held by this process");
+        tokio::select! {
+            biased;
+            () = keep(&engine, &role, asked) => warn!(role = name, "lost to another process"),
+            () = task(Arc::clone(&engine), stop.child_token(), Some(role.clone())) => {}
+        }
+        if stop.is_cancelled() {
+            let left = engine.store.run(LeaveRole(role)).await;
+            left.unwrap_or_else(|error| warn!(%error, "a role could not be given back; its lease runs out"));
         }
     }
 }
@@ -77,17 +75,12 @@ async fn keep(engine: &Engine, role: &Role, since: Instant) {
             return;
         }
         let left = sure_until.saturating_duration_since(asked).max(Duration::from_millis(1));
-        match tokio::time::timeout(
-            left,
-            engine.store.run(HoldRole { name: role.name, holder: engine.config.worker.clone(), lease: engine.config.lease }),
-        )
-        .await
-        {
+        let holding = HoldRole { name: role.name, holder: engine.config.worker.clone(), lease: engine.config.lease };
+        match tokio::time::timeout(left, engine.store.run(holding)).await {
             Ok(Ok(Some(held))) if held == *role => sure_until = asked + lease,
-            Ok(Ok(_)) => return,
             // Perhaps the store is away for a moment; until the lease's end it is ours.
             Ok(Err(error)) => warn!(role = role.name, %error, "a role could not be kept; it is tried again"),
-            Err(_) => return,
+            Ok(Ok(_)) | Err(_) => return,
         }
     }
 }
