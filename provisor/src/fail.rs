@@ -6,6 +6,8 @@
 use std::process::ExitCode;
 
 use provisor_core::check::Flaw;
+use provisor_store::OpError;
+use provisor_store::vault::VaultError;
 use provisor_wire::{ClientError, Problem};
 use serde_json::{Value, json};
 
@@ -79,6 +81,24 @@ pub(crate) enum Fail {
 }
 
 impl Fail {
+    /// A store that cannot be used at a start. What may do at the next try has an exit code of its own, so that a
+    /// supervisor tries again.
+    pub(crate) fn of_store(what: &str, error: &OpError) -> Self {
+        let text = format!("{what}: {error}");
+        match error {
+            OpError::Database(_) | OpError::Unknown(_) => Self::Unreachable(text),
+            _ => Self::Usage(text),
+        }
+    }
+
+    /// The same of the vault in it.
+    pub(crate) fn of_vault(error: &VaultError) -> Self {
+        match error {
+            VaultError::Store(error) => Self::of_store("the store cannot be used", error),
+            other => Self::Usage(other.to_string()),
+        }
+    }
+
     /// The exit code.
     pub(crate) fn exit(&self) -> Exit {
         match self {
@@ -187,6 +207,19 @@ impl From<ClientError> for Fail {
 mod tests {
     #![allow(clippy::panic)]
     use super::*;
+
+    #[test]
+    fn a_store_that_may_answer_the_next_time_is_unreachable() {
+        for (error, exit) in [
+            (OpError::Database("connection closed".to_owned()), Exit::Unreachable),
+            (OpError::Unknown("connection closed".to_owned()), Exit::Unreachable),
+            (OpError::Corrupt("a letter".to_owned()), Exit::Usage),
+        ] {
+            assert_eq!(Fail::of_store("the store cannot be used", &error).exit(), exit, "{error}");
+            assert_eq!(Fail::of_vault(&VaultError::Store(error)).exit(), exit);
+        }
+        assert_eq!(Fail::of_vault(&VaultError::Damaged).exit(), Exit::Usage);
+    }
 
     #[test]
     fn statuses_become_exit_codes() {

@@ -20,7 +20,7 @@ use provisor_simulation::{Front, Simulation};
 use provisor_store::driver::postgres::PostgresError;
 use provisor_store::lock::DataLock;
 use provisor_store::vault::Vault;
-use provisor_store::{OpenError, Store};
+use provisor_store::{OpError, OpenError, Store};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -183,22 +183,22 @@ fn engine_config(settings: &Settings, role: Role) -> provisor_engine::Config {
 
 /// Starts everything that the role is about.
 pub(crate) async fn start(settings: &Settings, role: Role) -> Result<Server, Fail> {
-    let wrong = |what: &'static str| move |e: &dyn std::fmt::Display| Fail::Usage(format!("{what}: {e}"));
     if let (Role::Api | Role::Worker, Database::Sqlite(_)) = (role, &settings.database) {
         return Err(Fail::Usage(NEEDS_POSTGRES.to_owned()));
     }
     let locks = locks(settings, role)?;
     let listening = if role == Role::Worker { None } else { Some(listen(&settings.listen).await?) };
     let store = open(&settings.database)?;
-    let vault = Vault::in_file(&settings.key_file, &store).await.map_err(|e| Fail::Usage(e.to_string()))?;
+    let vault = Vault::in_file(&settings.key_file, &store).await.map_err(|e| Fail::of_vault(&e))?;
     if role != Role::Worker {
         token::first(settings, &store).await?;
     }
     let simulation = simulation(settings, role, &store)?;
     let config = engine_config(settings, role);
     let engine = Engine::new(store, Arc::new(vault), connectors(&simulation), config, Box::new(random)).await;
-    let engine = engine.map_err(|e| wrong("the engine cannot start")(&e))?;
-    let running = engine.start().await.map_err(|e| wrong("the engine cannot start")(&e))?;
+    let cannot_start = |e: OpError| Fail::of_store("the engine cannot start", &e);
+    let engine = engine.map_err(cannot_start)?;
+    let running = engine.start().await.map_err(cannot_start)?;
     let (closing, closed) = watch::channel(false);
     let look = Box::new(move |cluster: &str, live: bool| simulation.inventory(cluster, live));
     let address = listening.as_ref().map(|(_, address)| *address);
@@ -219,11 +219,11 @@ pub(crate) async fn at_rest(settings: &Settings) -> Result<(Arc<Engine>, Vec<Dat
         (Err(fail), Database::Sqlite(_)) => return Err(fail),
     };
     let store = open(&settings.database)?;
-    let vault = Vault::in_file(&settings.key_file, &store).await.map_err(|e| Fail::Usage(e.to_string()))?;
+    let vault = Vault::in_file(&settings.key_file, &store).await.map_err(|e| Fail::of_vault(&e))?;
     let simulation = simulation(settings, role, &store)?;
     let engine =
         Engine::new(store, Arc::new(vault), connectors(&simulation), engine_config(settings, Role::Api), Box::new(random)).await;
-    Ok((engine.map_err(|e| Fail::Usage(format!("the store cannot be used: {e}")))?, locks))
+    Ok((engine.map_err(|e| Fail::of_store("the store cannot be used", &e))?, locks))
 }
 
 /// Holds the folder of a database file while it is exchanged.

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "a tool measures wall time and feeds threads; nothing here runs in the product")]
 
 mod bench;
+mod chaos;
 mod ci;
 mod generate;
 mod process;
@@ -25,6 +26,8 @@ cargo xtask COMMAND
 
   test [--fast] [--services] [--chaos]        all tests, or some stages; the count is on the last line
        [-p PACKAGE]… [-v]                     of some packages; with all that they print
+  chaos [--requests N] [--kills N] [--seed N] the real processes under faults and kills (docs/chaos.md)
+        [--minutes N] [--calm] [--keep] [--binary PATH]
   bench [--keep] [--systems NAME,…] [--concurrency N,…] [--seconds S] [--rounds N] [--count-flushes]
                                               requests a second beside the bare floors (docs/performance.md)
   ci                                          fmt, clippy, tidy, generate --check
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["test", options @ ..] => test::run(options),
+        ["chaos", options @ ..] => chaos::run(options),
         ["bench", options @ ..] => bench::run(options),
         ["ci"] => ci::run(),
         ["tidy"] => tidy::run(),

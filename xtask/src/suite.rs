@@ -47,6 +47,7 @@ pub(crate) const SPECIAL: &[Special] = &[
     Special { stage: Stage::Service(Service::Openstack), package: "provisor", target: "it", tests: "openstack::" },
     Special { stage: Stage::Chaos, package: "provisor", target: "it", tests: "recovery::" },
     Special { stage: Stage::Chaos, package: "provisor", target: "it", tests: "race::" },
+    Special { stage: Stage::Chaos, package: "provisor-engine", target: "it", tests: "crash::" },
 ];
 
 /// A test binary.

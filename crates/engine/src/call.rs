@@ -3,6 +3,7 @@
 //! Polls are not durable and not retries: they are made here, as often as the deadline allows. What is
 //! learned on the way (the id of what is being made) is settled at once as progress.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use provisor_store::Store;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::crash::{self, Point};
 use crate::registry::Bound;
 
 /// Between looks, where neither the provider nor the settings say otherwise.
@@ -31,6 +33,7 @@ pub(crate) struct Line {
 /// Makes a call to its end.
 pub(crate) async fn make(line: Line, bound: Result<Arc<Bound>, Failure>, call: Call) -> Answer {
     let key = call.key.clone();
+    crash::at(Point::AfterIntent, || name(&call)).await;
     let reply = match bound {
         Err(failure) => Reply::Failed(failure),
         Ok(bound) => match &call.task {
@@ -49,7 +52,17 @@ pub(crate) async fn make(line: Line, bound: Result<Arc<Bound>, Failure>, call: C
             Task::Release(held) => release(&line, &bound, &call, held).await,
         },
     };
+    crash::at(Point::AfterCall, || name(&call)).await;
     Answer { key, reply }
+}
+
+/// The operation of a call, as timelines and settings name it.
+pub(crate) fn name(call: &Call) -> Cow<'_, str> {
+    match &call.task {
+        Task::Perform(work) => Cow::Borrowed(&work.operation),
+        Task::Find { .. } => Cow::Borrowed("find"),
+        Task::Release(held) => Cow::Owned(format!("delete_{}", held.kind)),
+    }
 }
 
 impl Line {
@@ -161,6 +174,7 @@ async fn perform(line: &Line, bound: &Bound, call: &Call, mut work: Work) -> Rep
             Ok(Err(failure)) => return Reply::Failed(failure),
         };
         looks = looks.saturating_add(1);
+        crash::at(Point::WithinWait, || name(call)).await;
         if let Some(end) = line.between_looks(pause, call.deadline, seen).await {
             return end;
         }
@@ -195,6 +209,7 @@ async fn release(line: &Line, bound: &Bound, call: &Call, held: &Held) -> Reply 
             Err(()) => (silence(limit), None),
         };
         looks = looks.saturating_add(1);
+        crash::at(Point::WithinWait, || name(call)).await;
         if let Some(end) = line.between_looks(pause, call.deadline, seen).await {
             return end;
         }

@@ -20,6 +20,7 @@ use provisor_store::ops::requests::{GetRequest, RequestView};
 use serde_json::Value;
 
 use crate::Engine;
+use crate::crash::{self, Point};
 
 /// What credentials are encrypted for.
 const CREDENTIALS: &str = "cluster-credentials";
@@ -51,6 +52,7 @@ impl Engine {
         self.keep_up().await?;
         let context = Arc::clone(&self.context);
         let views = self.store.run(Admit { items, pointers, actor, idempotency, retry_of: None, context }).await?;
+        crash::at(Point::AfterAdmit, || "".into()).await;
         self.bell.ring();
         Ok(views)
     }
@@ -65,6 +67,7 @@ impl Engine {
     /// Asks something of a request.
     pub async fn command(&self, id: RequestId, command: Command, actor: Actor) -> Result<RequestView, OpError> {
         let view = self.store.run(Ask { id, scope: None, command, actor, context: Arc::clone(&self.context) }).await?;
+        crash::at(Point::AfterCommand, || "".into()).await;
         self.bell.poke(id);
         Ok(view)
     }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 pub mod bell;
 pub mod call;
 pub mod control;
+pub mod crash;
 mod follow;
 pub mod health;
 pub mod registry;
@@ -157,6 +158,11 @@ impl Engine {
     /// The store.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The providers of the registered clusters.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// The vault.

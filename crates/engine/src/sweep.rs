@@ -13,7 +13,7 @@ use provisor_core::id::Tag;
 use provisor_core::run::RowState;
 use provisor_core::workflow::Found;
 use provisor_core::workflow::call::Held;
-use provisor_core::{Class, ClusterId, Failure, ResourceId, Timestamp};
+use provisor_core::{Class, ClusterId, Failure, ResourceId, Span, Timestamp};
 use provisor_provider::Released;
 use provisor_store::OpError;
 use provisor_store::ops::clusters::{ClusterView, ListClusters};
@@ -26,13 +26,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::Engine;
+use crate::crash::{self, Point};
 use crate::registry::Bound;
 use crate::restored::Unknown;
 
 /// Pages of an inventory at most; more is a fault of the backend's paging.
 const PAGES_AT_MOST: usize = 10_000;
 /// Longest time of one call: a backend that does not answer must not stop the sweeps of the others.
-const CALL_LIMIT: Duration = Duration::from_mins(1);
+const CALL_LIMIT: Span = Span::seconds(60);
 /// How often the timer looks whether a cluster is due.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -109,7 +110,7 @@ impl Engine {
         let may_go = |row: &RowSummary, found: &Found| {
             let since = row.released_at.unwrap_or(row.created_at);
             let old = found.age_seconds.map_or(now.since(since) >= grace, |age| {
-                provisor_core::Span::seconds(i64::try_from(age).unwrap_or(i64::MAX / 2_000_000)) >= grace
+                Span::seconds(i64::try_from(age).unwrap_or(i64::MAX / 2_000_000)) >= grace
             });
             old && row.state == RowState::Released && seen.get(&row.id).is_some_and(|n| *n >= 2)
         };
@@ -126,7 +127,7 @@ impl Engine {
             inventory.alarm = Some(format!("{} objects would be released, more than {limit}; nothing is released", wanted.len()));
         } else if !dry_run {
             for (row, found) in wanted {
-                if self.release_orphan(role, view.id, &row, &found).await {
+                if self.release_orphan(role, view, &row, &found).await {
                     // What comes back once more is seen twice once more.
                     self.mark(role, Vec::new(), vec![row.id]).await?;
                     inventory.released.push(found.provider_id);
@@ -179,8 +180,9 @@ impl Engine {
         if unseen.is_empty() { Ok(()) } else { self.mark(role, Vec::new(), unseen).await.map(drop) }
     }
 
-    async fn release_orphan(&self, role: Option<&Role>, cluster: ClusterId, row: &RowSummary, found: &Found) -> bool {
-        let Ok(bound) = self.registry.get(cluster) else { return false };
+    async fn release_orphan(&self, role: Option<&Role>, view: &ClusterView, row: &RowSummary, found: &Found) -> bool {
+        let Ok(bound) = self.registry.get(view.id) else { return false };
+        let limit = call_limit(view, &format!("delete_{}", found.kind));
         let held = Held {
             row: row.id,
             request: row.request,
@@ -193,22 +195,25 @@ impl Engine {
             resources: BTreeMap::new(),
             facts: BTreeMap::new(),
         };
+        crash::at(Point::BeforeSweepRelease, || found.kind.as_str().into()).await;
         let note = Reappeared { row: row.id, provider_id: found.provider_id.clone(), context: Arc::clone(&self.context) };
         if let Err(error) = self.store.run(Under { role: role.cloned(), op: note }).await {
             warn!(resource = %row.id, %error, "its return could not be noted; it is left alone for now");
             return false;
         }
+        crash::at(Point::WithinSweep, || found.kind.as_str().into()).await;
         // Why so few looks: what is not gone by then is seen by the next sweep.
         for _ in 0..30 {
-            let Ok(released) = tokio::time::timeout(CALL_LIMIT, bound.provider.release(&held)).await else { return false };
+            let Ok(released) = tokio::time::timeout(limit, bound.provider.release(&held)).await else { return false };
             match released {
                 Ok(Released::Gone) => {
+                    crash::at(Point::AfterSweepRelease, || found.kind.as_str().into()).await;
                     info!(resource = %row.id, provider_id = %found.provider_id, "an orphan was released");
                     return true;
                 }
                 Ok(Released::Replaced) | Err(_) => return false,
                 Ok(Released::Running { look_again, .. }) => {
-                    tokio::time::sleep(look_again.unwrap_or(provisor_core::Span::seconds(2)).to_std()).await;
+                    tokio::time::sleep(look_again.unwrap_or(Span::seconds(2)).to_std()).await;
                 }
             }
         }
@@ -247,7 +252,7 @@ impl Engine {
             after = page.last().map(|r| r.id);
             let there = |r: &RowSummary| r.provider_id.as_deref().is_some_and(|p| present.contains(p));
             // What was made after the inventory was read is not missing.
-            let lag = provisor_core::Span::seconds(10);
+            let lag = Span::seconds(10);
             let missing = page.iter().filter(|r| r.state == RowState::Created && !there(r) && r.created_at.plus(lag) < at);
             inventory.missing.extend(missing.cloned());
             if page.len() < 1000 {
@@ -258,7 +263,8 @@ impl Engine {
 
     async fn list_all(&self, view: &ClusterView, bound: &Bound) -> Result<Vec<Found>, Failure> {
         let silent = |_| Failure::new(Class::Transient, "backend_silent", "the backend did not answer in time");
-        let identity = tokio::time::timeout(CALL_LIMIT, bound.identity()).await.map_err(silent)??;
+        let limit = call_limit(view, "list_owned");
+        let identity = tokio::time::timeout(limit, bound.identity()).await.map_err(silent)??;
         // H4: what another backend lacks is not missing, and what it has is not ours.
         if let Some(known) = view.identity.as_ref().filter(|known| **known != identity) {
             let text = format!("the backend is {identity} by now, not {known}");
@@ -267,7 +273,7 @@ impl Engine {
         let prefix = Tag::prefix(self.installation());
         let (mut all, mut from) = (Vec::new(), None);
         for _ in 0..PAGES_AT_MOST {
-            let page = tokio::time::timeout(CALL_LIMIT, bound.provider.list_owned(&prefix, from)).await.map_err(silent)??;
+            let page = tokio::time::timeout(limit, bound.provider.list_owned(&prefix, from)).await.map_err(silent)??;
             all.extend(page.items);
             match page.next {
                 Some(next) => from = Some(next),
@@ -285,6 +291,11 @@ impl Engine {
         }
         Ok(rows)
     }
+}
+
+/// Longest time of one call on a cluster: its settings may make it shorter.
+fn call_limit(view: &ClusterView, operation: &str) -> Duration {
+    view.spec.common().deadline(operation, CALL_LIMIT).0.min(CALL_LIMIT).to_std()
 }
 
 fn unreachable_backend(failure: Failure) -> OpError {

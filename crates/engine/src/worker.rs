@@ -23,6 +23,7 @@ use tracing::{debug, warn};
 
 use crate::Engine;
 use crate::call::{self, Line};
+use crate::crash::{self, Names, Point};
 use crate::registry::Bound;
 
 /// Requests claimed in one transaction.
@@ -88,6 +89,9 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
                 Ok(batch) => {
                     due = batch.next_due;
                     for claimed in batch.claimed {
+                        for call in &claimed.calls {
+                            crash::at(Point::AfterClaim, || call::name(call)).await;
+                        }
                         spawn(&engine, &holds, &mut drives, &stop, claimed);
                     }
                     if batch.busy {
@@ -129,6 +133,7 @@ fn spawn(engine: &Arc<Engine>, holds: &Holds, drives: &mut JoinSet<()>, stop: &C
         in_flight: BTreeMap::new(),
         wake_at: claimed.wake_at,
         bound: BTreeMap::new(),
+        names: Names::default(),
     };
     let entry = Entry { engine: Arc::clone(engine), holds: Arc::clone(holds), id, generation: claimed.generation };
     drives.spawn(async move {
@@ -182,6 +187,7 @@ struct Drive {
     in_flight: BTreeMap<CallKey, CancellationToken>,
     wake_at: Timestamp,
     bound: BTreeMap<ClusterId, Arc<Bound>>,
+    names: Names,
 }
 
 type Calls = FuturesUnordered<std::pin::Pin<Box<dyn Future<Output = Answer> + Send>>>;
@@ -219,6 +225,7 @@ impl Drive {
         for call in calls {
             let bound = self.engine.registry.get(call.cluster);
             let drop = CancellationToken::new();
+            self.names.note(&call);
             self.in_flight.insert(call.key.clone(), drop.clone());
             let line = Line { store: self.engine.store.clone(), drop, progress: sender.clone() };
             if let Ok(bound) = &bound {
@@ -281,6 +288,7 @@ impl Drive {
     /// answer was lost counts as lost: another look under a new generation finds out what is so.
     async fn write(&self, answers: Vec<Answer>, closing: bool) -> Option<provisor_store::ops::settle::Settled> {
         let mut pause = Duration::from_millis(50);
+        self.names.at(Point::BeforeSettle, &answers).await;
         loop {
             let settle = Settle {
                 id: self.id,
@@ -293,7 +301,10 @@ impl Drive {
                 context: Arc::clone(&self.engine.context),
             };
             match self.engine.store.run(settle).await {
-                Ok(settled) => return Some(settled),
+                Ok(settled) => {
+                    self.names.at(Point::AfterSettle, &answers).await;
+                    return Some(settled);
+                }
                 Err(OpError::Database(error)) => {
                     warn!(request = %self.id, %error, "settling failed; it is tried again");
                     tokio::time::sleep(pause).await;

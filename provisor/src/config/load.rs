@@ -143,6 +143,8 @@ impl Loader {
         let ours: BTreeMap<String, &'static Key> = KEYS.iter().map(|k| (variable(k.name), k)).collect();
         let mut found: Vec<_> = variables.filter_map(|(n, v)| Some((n.into_string().ok()?, v))).collect();
         found.retain(|(name, _)| name.starts_with("PROVISOR_") && !OTHER_VARIABLES.contains(&name.as_str()));
+        // Read where the points are (docs/chaos.md); other builds know no such variable.
+        found.retain(|(name, _)| !(cfg!(feature = "crash-points") && name == "PROVISOR_CRASH_AT"));
         found.sort();
         for (name, value) in found {
             let source = Source::Variable(name.clone());

@@ -24,7 +24,7 @@ const TOKEN_BYTES: usize = 32;
 
 /// Makes sure that there is a first administrator.
 pub(super) async fn first(settings: &Settings, store: &Store) -> Result<(), Fail> {
-    let unusable = |e: OpError| Fail::Usage(format!("the store cannot be used: {e}"));
+    let unusable = |e: OpError| Fail::of_store("the store cannot be used", &e);
     let path = settings.data_dir.join(TOKEN_FILE);
     let any = store.run(ListTokens { limit: 1, ..ListTokens::default() }).await.map_err(unusable)?;
     if !any.is_empty() {

@@ -199,7 +199,7 @@ impl Run {
         let mut deadline = started.plus(operation.deadline);
         if goes_on {
             // H12: no deadline fires under a new lease before its holder has asked the provider once.
-            deadline = deadline.max(m.now.plus(operation.planned.call_limit));
+            deadline = deadline.max(m.now.plus(operation.planned.call_limit.min(operation.deadline)));
         }
         let name = operation.planned.name.clone();
         let step = operation.planned.step.name().to_owned();

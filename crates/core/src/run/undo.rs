@@ -90,6 +90,8 @@ impl Run {
     fn look(&mut self, index: usize, m: &mut Moment<'_>, d: &mut Directive) {
         let identity = self.backend_of(index);
         let Some(row) = self.ledger.get_mut(index) else { return };
+        let attempt = self.attempts.iter().find(|a| a.id == row.attempt);
+        let limit = attempt.map_or(CALL_LIMIT, |a| a.settings.deadline("find", CALL_LIMIT).0.min(CALL_LIMIT));
         row.busy = Some(m.generation);
         row.calls += 1;
         row.asked_at = Some(m.now);
@@ -100,9 +102,9 @@ impl Run {
             request: self.id,
             cluster: row.cluster,
             task,
-            deadline: m.now.plus(CALL_LIMIT),
+            deadline: m.now.plus(limit),
             send_by: None,
-            call_limit: CALL_LIMIT,
+            call_limit: limit,
             identity,
             first_after: Span::ZERO,
             look_every: None,

@@ -3,7 +3,7 @@
 use provisor_core::cluster::ClusterSpec;
 use provisor_core::lifecycle::Outcome;
 use provisor_core::run::Command;
-use provisor_core::{Class, ClusterId, State};
+use provisor_core::{Class, ClusterId, Span, State};
 use provisor_store::OpError;
 use provisor_store::driver::Fault;
 use provisor_store::ops::clusters::CreateCluster;
@@ -71,6 +71,18 @@ async fn an_inventory_that_never_comes_does_not_stop_the_sweeper() {
     t.world.script("one", "list_owned", &[Next::Hang]);
     sleep(2000.0).await;
     assert!(t.world.count("list_owned") > 3, "{}", t.world.count("list_owned"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inventory_is_waited_for_as_long_as_the_settings_say() {
+    let t = Test::start(&["one"], json!({})).await;
+    let mut spec = t.engine.cluster("one").await.unwrap().spec;
+    spec.settings.insert("deadlines".into(), json!({"list_owned": 2}));
+    t.engine.update_cluster("one", spec, None, None).await.unwrap();
+    t.world.script("one", "list_owned", &[Next::Hang]);
+    let begin = t.engine.store().now();
+    assert!(t.engine.inventory("one").await.is_err());
+    assert_eq!(t.engine.store().now().since(begin), Span::seconds(2));
 }
 
 async fn other_credentials(t: &Test) -> Result<(), OpError> {

@@ -171,7 +171,8 @@ impl Claim {
         // All at once: what is due is not queued, so none of them is changed by what becomes of another.
         for (id, found) in ids.iter().zip(save::load_all(tx, &ids).await?) {
             let Some(loaded) = readable(tx, *id, found, now).await? else { continue };
-            self.lead(tx, loaded, now, Vec::new(), batch).await?;
+            // Boxed, as it holds several documents, and everything around it would be as large.
+            Box::pin(self.lead(tx, loaded, now, Vec::new(), batch)).await?;
         }
         Ok(())
     }
@@ -268,7 +269,7 @@ impl Claim {
                 _ => tx.row(&HEAD, &[tenant.into(), now.0.into()]).await?,
             };
             let Some(head) = head else { return Ok(passed_by) };
-            // Boxed, as it holds several documents, and everything around it would be as large.
+            // Boxed for the same reason.
             if Box::pin(self.start(tx, head.id(0)?, clusters, now, batch)).await? {
                 tx.send(&TURN, &[tenant.into()]).await?;
                 return Ok(passed_by);

@@ -1,5 +1,6 @@
 //! Connecting, checking and migrating: everything that can be wrong at the start, each told in one line.
 
+use std::error::Error;
 use std::time::Duration;
 
 use tokio_postgres::config::Host;
@@ -30,8 +31,9 @@ const MIGRATIONS: &[(&str, &str)] = &[
 const PLANNING: &str = "set plan_cache_mode = force_generic_plan; set enable_seqscan = off; set enable_hashjoin = off; \
      set enable_mergejoin = off";
 /// What every session of ours is set to. A transaction that stands still is ended by the server, because it
-/// holds up the log's horizon and its locks hold up others.
-const SESSION: &str = "set lock_timeout = '15s'; set idle_in_transaction_session_timeout = '20s'; \
+/// holds up the log's horizon and its locks hold up others: sooner than a lease ends, so that a worker that was
+/// frozen in the middle of one stops nobody for longer than its lease would.
+const SESSION: &str = "set lock_timeout = '15s'; set idle_in_transaction_session_timeout = '5s'; \
      set client_min_messages = warning; set jit = off; set synchronous_commit = on";
 
 /// Why a PostgreSQL database could not be opened: what and where, in one line and without the password.
@@ -219,7 +221,14 @@ impl Address {
         client.batch_execute("set lock_timeout = 0; set statement_timeout = 0").await.map_err(|e| self.error(&e))?;
         client.batch_execute(&format!("select pg_advisory_lock({MIGRATION_LOCK})")).await.map_err(|e| self.error(&e))?;
         // The lock goes with the session, which ends here in any case.
-        let failed = |e: refinery::Error| PostgresError::Migration { place: self.place.clone(), reason: one_line(&e) };
+        let failed = |e: refinery::Error| {
+            let asked = match e.kind() {
+                refinery::error::Kind::Connection(_, cause) => cause.downcast_ref().map(|cause| self.error(cause)),
+                _ => None,
+            };
+            let migration = || PostgresError::Migration { place: self.place.clone(), reason: one_line(&e) };
+            asked.filter(|error| matches!(error, PostgresError::Unreachable { .. })).unwrap_or_else(migration)
+        };
         let listed: Result<Vec<_>, _> = MIGRATIONS.iter().map(|(name, sql)| refinery::Migration::unapplied(name, sql)).collect();
         let listed = listed.map_err(failed)?;
         let known = listed.iter().map(|m| i64::from(m.version())).max().unwrap_or(0);
@@ -271,8 +280,14 @@ impl Address {
         PostgresError::Database { place: self.place.clone(), reason }
     }
 
+    /// A server that goes away while it is asked is one that cannot be reached: the next try may find it again.
     fn error(&self, error: &tokio_postgres::Error) -> PostgresError {
-        PostgresError::Database { place: self.place.clone(), reason: faults::text(error) }
+        let (place, reason) = (self.place.clone(), faults::text(error));
+        let went_away = match error.code() {
+            Some(code) => code.code().starts_with("57P"),
+            None => error.is_closed() || error.source().is_some_and(<dyn Error + 'static>::is::<std::io::Error>),
+        };
+        if went_away { PostgresError::Unreachable { place, reason } } else { PostgresError::Database { place, reason } }
     }
 }
 

@@ -9,6 +9,7 @@ use provisor_store::driver::postgres::Lanes;
 use provisor_store::ops::meta::{GetMeta, PutMeta};
 use provisor_store::tx::{Stmt, both};
 use provisor_store::{Mode, Op, OpError, Store, Tx};
+use tokio::sync::Notify;
 
 use super::{database, sql};
 use crate::build::{Put, Then, World};
@@ -48,6 +49,26 @@ impl Op for Slow {
 
 static PAUSE: [Stmt; 1] = [both("select 1 from pg_sleep(0.3)")];
 
+static LONG: [Stmt; 1] = [both("select 1 from pg_sleep(3)")];
+
+#[tokio::test]
+async fn who_is_held_up_holds_up_nobody_else() {
+    let Some(url) = database() else { return };
+    let store = open(&url, Lanes { standby: true, ..ONE_LANE });
+    let held = spawn(&store, Slow { name: "held".to_owned(), statements: &LONG });
+    let at_it = "select count(*) from pg_stat_activity where query like '%pg_sleep(3)%' and application_name = 'provisor'";
+    while sql(&url, at_it) != ["1"] {
+        assert!(!held.is_finished(), "it was not seen at it");
+        tokio::task::yield_now().await;
+    }
+    for name in ["a", "b", "c"] {
+        assert_eq!(store.run(put(name, Then::Succeed)).await, Ok(name.to_owned()));
+    }
+    assert!(!is_there(&store, "held").await, "it is still at it");
+    held.await.unwrap().unwrap();
+    assert!(is_there(&store, "held").await);
+}
+
 static STUCK: [Stmt; 1] = [both("select 1 from pg_sleep(30)")];
 
 #[tokio::test]
@@ -75,6 +96,44 @@ async fn together(store: &Store, operations: Vec<Put>) -> Vec<Result<String, OpE
         answers.push(task.await.unwrap());
     }
     answers
+}
+
+/// Stands still in the middle of its transaction until it is told to go on, as in a process that was stopped.
+struct Frozen(Arc<Notify>);
+
+impl Op for Frozen {
+    type Out = ();
+    const NAME: &'static str = "frozen";
+    const MODE: Mode = Mode::Write;
+    async fn run(&self, tx: &mut Tx<'_>) -> Result<(), OpError> {
+        PutMeta { name: "held".to_owned(), value: Some("1".to_owned()) }.run(tx).await?;
+        self.0.notified().await;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_a_frozen_process_has_locked_is_free_before_a_lease_would_be() {
+    let Some(url) = database() else { return };
+    let store = open(&url, ONE_LANE);
+    store.run(PutMeta { name: "held".to_owned(), value: Some("0".to_owned()) }).await.unwrap();
+    let go_on = Arc::new(Notify::new());
+    let frozen = spawn(&store, Frozen(Arc::clone(&go_on)));
+    // The transaction of another process; its own waits for the row until the server ends the frozen one's.
+    let other = open(&url, ONE_LANE);
+    let holds = async {
+        let waiting =
+            "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'";
+        while sql(&url, waiting).first().is_none_or(|n| n == "0") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), holds).await.expect("it holds the row");
+    let second = other.run(PutMeta { name: "held".to_owned(), value: Some("2".to_owned()) });
+    tokio::time::timeout(Duration::from_secs(9), second).await.expect("before a lease of 10 s ends").unwrap();
+    go_on.notify_one();
+    frozen.await.unwrap().expect_err("its transaction was ended");
+    assert_eq!(store.run(GetMeta { name: "held".to_owned() }).await.unwrap().as_deref(), Some("2"));
 }
 
 #[tokio::test]

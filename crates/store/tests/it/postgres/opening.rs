@@ -1,5 +1,7 @@
 //! Opening a PostgreSQL database: refusals that say what and where in one line, and nothing of the password.
 
+use std::io::{Read as _, Write as _};
+
 use provisor_core::State;
 use provisor_store::driver::postgres::PostgresError;
 use provisor_store::ops::requests::GetRequest;
@@ -53,6 +55,30 @@ fn wrong_urls_are_refused() {
     assert!(matches!(&error, PostgresError::Unreachable { place, .. } if place == "127.0.0.1:1/database"), "{error}");
     let error = refusal("postgres://provisor:hunter2@127.0.0.1:1/database?sslmode=verify-full&sslrootcert=/no/such");
     assert!(matches!(&error, PostgresError::Url { reason } if reason.contains("/no/such cannot be read")), "{error}");
+}
+
+/// Lets in whoever comes, and is gone at the first question.
+fn gone_at_the_first_question() -> String {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    let answer = move || -> std::io::Result<()> {
+        let (mut client, _) = server.accept()?;
+        let mut length = [0; 4];
+        client.read_exact(&mut length)?;
+        let mut start = vec![0; u32::from_be_bytes(length) as usize - 4];
+        client.read_exact(&mut start)?;
+        // The login is good, and it waits for a question.
+        client.write_all(b"R\0\0\0\x08\0\0\0\0S\0\0\0\x18server_version\x0015.0\0Z\0\0\0\x05I")?;
+        client.read_exact(&mut [0; 1])
+    };
+    std::thread::Builder::new().spawn(move || answer().unwrap()).unwrap();
+    format!("postgres://provisor@{address}/database?sslmode=disable")
+}
+
+#[test]
+fn a_server_that_goes_away_meanwhile_cannot_be_reached() {
+    let error = refusal(&gone_at_the_first_question());
+    assert!(matches!(&error, PostgresError::Unreachable { .. }), "{error:?}");
 }
 
 #[test]
