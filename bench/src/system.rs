@@ -14,7 +14,7 @@ use crate::options::{Name, Options};
 use crate::{BenchError, Done, io, world};
 
 /// A start that takes longer has failed.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 
 /// A running system.
 pub(crate) struct System {
@@ -81,7 +81,8 @@ impl System {
         system.address = system.wait_for_address()?;
         if !name.is_floor() {
             let token = system.folder.join("data/admin-token");
-            system.token = std::fs::read_to_string(token).map_err(io("the token"))?.trim().to_owned();
+            let token = std::fs::read_to_string(token).map_err(io("the token"))?;
+            token.trim().clone_into(&mut system.token);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io("a runtime"))?;
             runtime.block_on(async {
                 let mut connection = Connection::open(system.address, &system.token).await?;

@@ -128,7 +128,8 @@ impl Op for Claim {
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Batch, OpError> {
         let now = tx.now().await?;
         let mut batch = Batch { claimed: Vec::new(), taken: 0, busy: false, next_due: Timestamp::NEVER };
-        self.take_due(tx, now, &mut batch).await?;
+        // Boxed, as it holds several documents.
+        Box::pin(self.take_due(tx, now, &mut batch)).await?;
         self.end_expired(tx, now, &mut batch).await?;
         self.take_queued(tx, now, &mut batch).await?;
         for rows in tx.several(&[(&NEXT_DUE, vec![]), (&NEXT_EXPIRED, vec![]), (&NEXT_QUEUED, vec![])]).await? {
