@@ -26,6 +26,9 @@ use output::{Format, Out};
 use session::Session;
 use wiring::Role;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Why ignored: it fails only where one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();

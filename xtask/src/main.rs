@@ -5,6 +5,7 @@
 //! enough.
 #![allow(clippy::disallowed_methods, reason = "a tool measures wall time and feeds threads; nothing here runs in the product")]
 
+mod bench;
 mod chaos;
 mod ci;
 mod generate;
@@ -27,6 +28,8 @@ cargo xtask COMMAND
        [-p PACKAGE]… [-v]                     of some packages; with all that they print
   chaos [--requests N] [--kills N] [--seed N] the real processes under faults and kills (docs/chaos.md)
         [--minutes N] [--calm] [--keep] [--binary PATH]
+  bench [--keep] [--systems NAME,…] [--concurrency N,…] [--seconds S] [--rounds N] [--count-flushes]
+                                              requests a second beside the bare floors (docs/performance.md)
   ci                                          fmt, clippy, tidy, generate --check
   tidy                                        sizes, crate directions, module docs, banned words, links
   generate [--check]                          docs/generated and docs/openapi.json; --check only compares
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["test", options @ ..] => test::run(options),
         ["chaos", options @ ..] => chaos::run(options),
+        ["bench", options @ ..] => bench::run(options),
         ["ci"] => ci::run(),
         ["tidy"] => tidy::run(),
         ["generate"] => generate::run(generate::Mode::Write),

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::check::{Flaws, Object};
 use crate::failure::Failure;
 use crate::id::AttemptId;
 use crate::lifecycle::{Outcome, State};
@@ -121,6 +122,21 @@ pub struct Endpoint {
     pub name: String,
     /// Where.
     pub url: String,
+}
+
+impl Endpoint {
+    /// Reads one that somebody gives.
+    pub fn check(pointer: &str, value: &Value, flaws: &mut Flaws) -> Option<Self> {
+        let mut o = Object::new(pointer, value, flaws);
+        let name = o.required_text("name", 63, flaws);
+        let url = o.required_text("url", 2048, flaws);
+        let good = |u: &String| u.contains("://") && !u.contains(char::is_whitespace) && !u.contains(char::is_control);
+        if let Some(url) = url.as_ref().filter(|u| !good(u)) {
+            flaws.add(&o.at("url"), "format", &Value::from(url.clone()), "must be a URL");
+        }
+        o.finish(flaws);
+        Some(Self { name: name?, url: url? })
+    }
 }
 
 /// One fact about a request, as core decides it. The store adds id, position, sequence and time.

@@ -3,7 +3,8 @@
 //! One document instead of a table for each part: every decision needs all of it, and one row is written
 //! instead of ten. The store projects what must be asked across requests (ledger rows, due times,
 //! holdings) into tables in the same transaction. Rejected: folding the log at each load, which makes a
-//! long life expensive; the log stays the record, the document is its fold.
+//! long life expensive; the log stays the record, the document is its fold. What is not there is not written:
+//! the document is read and written at each change.
 //!
 //! [`advance`] decides what to do next, [`settle`] takes in answers, [`command`] what people ask for.
 
@@ -64,55 +65,72 @@ pub struct Run {
     /// What was asked for.
     pub spec: Spec,
     /// Regions that placement may use, best first; fixed at admission (H22).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<String>,
     /// Where it stands.
     pub state: State,
     /// Why it left, once it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     /// What is wanted of the service.
     pub wanted: Wanted,
     /// The last suspend, reactivate or deprovision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<ActionRun>,
     /// What the sweeper or a failed action found (H14, H15).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<ServiceHealth>,
     /// In order of their numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<Attempt>,
     /// The attempt that won.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub winner: Option<AttemptId>,
     /// Everything that was made or may have been.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ledger: Vec<Row>,
     /// What it waits for now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
     /// Waits that ended, for the account of time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits: Vec<Wait>,
     /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
     /// Prerequisites.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<RequestId>,
     /// The request that this one retries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<RequestId>,
     /// The request that retries this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retried_as: Option<RequestId>,
     /// When it was admitted.
     pub created_at: Timestamp,
     /// When its first attempt began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provisioning_started_at: Option<Timestamp>,
     /// When it first completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<Timestamp>,
     /// When it entered rolling_back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub termination_started_at: Option<Timestamp>,
     /// When it was rolled back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminated_at: Option<Timestamp>,
     /// The last progress, for stuck detection (H12).
     pub progress: Progress,
     /// Input given by hand for a managed service (SPEC 3.8).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manual_input: Option<ManualInput>,
     /// What a person was last asked to confirm (H17).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmation: Option<Box<Confirmation>>,
     /// Who asked for the present termination, for its events.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
@@ -131,8 +149,10 @@ pub struct Progress {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManualInput {
     /// Where it answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
     /// The access details, encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<crate::spec::Sealed>,
 }
 
@@ -142,6 +162,7 @@ pub struct Confirmation {
     /// `suspend`, `reactivate` or `release`.
     pub of: String,
     /// The answer; the first one wins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given: Option<ManualInput>,
 }
 
@@ -193,28 +214,37 @@ pub struct Attempt {
     /// The cluster's region.
     pub region: String,
     /// The backend's identity, once asked (H4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
     /// The settings that hold for it.
     pub settings: Settings,
     /// How it stands.
     pub state: AttemptState,
     /// The four steps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepRun>,
     /// Its operations in plan order; a recreation adds further ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<Operation>,
     /// Facts that its operations learned.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub facts: BTreeMap<String, String>,
     /// Where it answers; shown only once it has won.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
     /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
     /// The attempt that took over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_by: Option<AttemptId>,
     /// When it began.
     pub started_at: Timestamp,
     /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
     /// When all that it made was confirmed gone and its cluster's capacity given back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_at: Option<Timestamp>,
 }
 
@@ -244,8 +274,10 @@ pub struct StepRun {
     /// How it stands.
     pub status: StepStatus,
     /// When it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
 }
 
@@ -277,17 +309,20 @@ pub struct Operation {
     /// How it stands.
     pub status: OperationStatus,
     /// Every try.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tries: Vec<Try>,
     /// Tries after the first, by which `max_retries` is counted (H10).
     pub retries: u32,
     /// When the next try or look is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_at: Option<Timestamp>,
     /// Calls begun for it, to tell answers apart.
     pub calls: u32,
     /// The ledger row of what it makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub row: Option<ResourceId>,
     /// A spoiled object that must be gone before the next try.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clears: Option<ResourceId>,
     /// Deadline of a try and where it comes from.
     pub deadline: Span,
@@ -297,7 +332,7 @@ pub struct Operation {
     #[serde(default)]
     pub generation: i64,
     /// When the operation gives up waiting for throttling, whatever its retries (H10).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub throttled_until: Option<Timestamp>,
 }
 
@@ -359,38 +394,44 @@ pub struct Row {
     /// Its tag (H1).
     pub tag: Tag,
     /// The backend's id, once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<String>,
     /// Immutable uid, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
     /// The backend's identity when it was made (H4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
     /// How it stands.
     pub state: RowState,
     /// When the intent was written.
     pub created_at: Timestamp,
     /// When it was confirmed gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_at: Option<Timestamp>,
     /// After this moment its create is not sent any more (H5).
     pub send_by: Timestamp,
     /// Longest time its create call may be under way.
     pub call_limit: Span,
     /// Whether a create may have been done of which we do not know.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_doubt: bool,
     /// Looks that found nothing at or after the time that the look was for.
     pub empty_looks: u32,
     /// When it was last looked for or told to go: a look counts by when it was asked, not by when it was answered.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked_at: Option<Timestamp>,
     /// It is to go: by rollback, by a lost attempt, or because it was spoiled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unwanted: bool,
     /// A call for it is under way (a look or a release), handed out under this generation.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy: Option<i64>,
     /// Calls begun for its release or look.
     #[serde(default)]
     pub calls: u32,
     /// When to try next.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_at: Option<Timestamp>,
     /// Tries of its release, of very many only the first and the last ones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -402,13 +443,13 @@ pub struct Row {
     #[serde(default)]
     pub failures: u32,
     /// Since when clean-up is owed.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owed_since: Option<Timestamp>,
     /// Why it could not be released.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<Failure>,
     /// An administrator closed it without proof (H8).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub written_off: bool,
 }
 
@@ -427,6 +468,7 @@ pub struct Waiting {
     /// Since when.
     pub since: Timestamp,
     /// More, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
@@ -447,6 +489,7 @@ pub struct ServiceHealth {
     /// `ok`, `degraded`, `missing`.
     pub state: String,
     /// What was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// When.
     pub at: Timestamp,
@@ -460,20 +503,24 @@ pub struct ActionRun {
     /// `running`, `succeeded`, `failed`.
     pub status: String,
     /// Why, by who asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// When it began.
     pub started_at: Timestamp,
     /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
     /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
     /// Its operations; empty until it is planned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<Operation>,
     /// When a failed one is tried again (H14).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_at: Option<Timestamp>,
     /// One before it was given up after it had begun: what that did is not known, although this one did nothing yet.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub halfway: bool,
     /// Whether what a failed reactivate may have started is being stopped again (H14).
     #[serde(default)]

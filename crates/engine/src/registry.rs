@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use provisor_core::cluster::{ClusterSpec, ProviderType};
-use provisor_core::workflow::{Plan, Planner};
+use provisor_core::workflow::{Made, Plan, Planner};
 use provisor_core::{Class, ClusterId, Failure, Spec};
 use provisor_provider::{Action, Binding, Cidr, Connector, Open, Provider, Secret};
 
@@ -125,5 +125,9 @@ impl Planner for Registry {
     fn plan_action(&self, cluster: ClusterId, action: &str, spec: &Spec) -> Result<Plan, Failure> {
         let action = if action == "suspend" { Action::Suspend } else { Action::Reactivate };
         self.get(cluster)?.provider.plan_action(action, spec)
+    }
+
+    fn answer(&self, cluster: ClusterId, operation: &str, spec: &Spec) -> Option<Made> {
+        self.get(cluster).ok()?.provider.answer(operation, spec)
     }
 }

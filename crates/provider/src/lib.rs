@@ -113,6 +113,13 @@ pub trait Provider: Send + Sync + 'static {
     /// The operations of an action, all in step `activate` or `verify`. Pure.
     fn plan_action(&self, action: Action, spec: &Spec) -> Result<Plan, Failure>;
 
+    /// What an operation brings that asks nobody: it is then over without a call. Pure. Nothing that touches a
+    /// backend belongs here, as what is answered may be forgotten by a crash and answered again.
+    fn answer(&self, operation: &str, spec: &Spec) -> Option<Made> {
+        let _ = (operation, spec);
+        None
+    }
+
     /// Who the backend is (H4): project id, instance uuid … Answers of a backend with another identity
     /// prove nothing about what was made here.
     async fn identity(&self) -> Result<String, Failure>;

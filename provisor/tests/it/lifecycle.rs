@@ -90,6 +90,31 @@ fn clusters_are_shown_tested_switched_and_swept() {
 }
 
 #[test]
+fn a_managed_service_whose_details_are_always_the_same_does_not_pause() {
+    let server = Server::start();
+    let text = "tenants:\n- {name: acme}\nclusters:\n- name: desk\n  provider: manual\n  region: eu\n  settings:\n    \
+                inputs: {licence: {endpoints: [{name: web, url: \"https://licence.example\"}]}}\n\
+                requests:\n- {name: given, tenant: acme, kind: managed, product: licence}\n\
+                - {name: asked, tenant: acme, kind: managed, product: other}\n";
+    server.apply(text, &[]).exits(0);
+    server.run(&["watch", "given"]).exits(0);
+    let given = server.run(&["get", "given", "-o", "json"]).exits(0).json();
+    assert_eq!(given["endpoints"][0]["url"], "https://licence.example", "{given}");
+    let late = server.run(&["watch", "asked", "--timeout", "1"]).exits(6);
+    assert!(late.err.contains("asked (configuring"), "{late:?}");
+    let asked = server.run(&["get", "asked", "-o", "json"]).exits(0).json();
+    assert_eq!(asked["waiting_for"]["reason"], "manual_input", "{asked}");
+    let timeline = server.run(&["timeline", "given", "--operations", "-o", "json"]).exits(0).json();
+    let mut names: Vec<&str> =
+        timeline["timeline"].as_array().unwrap().iter().filter_map(|e| e["metadata"]["operation"].as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["await_input", "mark_active", "probe_url", "reserve"], "{timeline}");
+    let bad = text.replace("https://licence.example", "licence").replace("name: desk", "name: desk2");
+    let refused = server.apply(&bad, &[]).exits(3);
+    assert!(refused.err.contains("settings/inputs/licence/endpoints/0/url"), "{refused:?}");
+}
+
+#[test]
 fn a_queued_request_says_that_its_tenant_has_enough_in_work() {
     let server = Server::start();
     let slow = world(", faults: [{operation: create_server, kind: hang, request_name: slow}]")

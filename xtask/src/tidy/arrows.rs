@@ -19,6 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("crates/engine", &["provisor-core", "provisor-store", "provisor-provider"]),
     ("crates/api", &["provisor-core", "provisor-engine", "provisor-provider", "provisor-store", "provisor-wire"]),
     ("xtask", &["provisor-core"]),
+    ("bench", &[]),
 ];
 
 /// All that core may be built of: nothing that can do I/O.

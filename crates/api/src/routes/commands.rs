@@ -127,7 +127,7 @@ fn check_input(body: &Value, confirms: bool, seal: &dyn Seal) -> Result<ManualIn
     if !confirms {
         o.required("endpoints", f);
     }
-    let endpoints = o.list("endpoints", 50, f, endpoint);
+    let endpoints = o.list("endpoints", 50, f, Endpoint::check);
     let credentials = o.raw("credentials");
     if credentials.is_some_and(|c| !c.is_object()) {
         // Why no value: it may be a secret in the wrong place.
@@ -139,18 +139,6 @@ fn check_input(body: &Value, confirms: bool, seal: &dyn Seal) -> Result<ManualIn
     o.finish(f);
     let credentials = credentials.map(|c| seal.seal(&c.to_string()));
     flaws.finish(ManualInput { endpoints, credentials }).map_err(Problem::invalid)
-}
-
-fn endpoint(pointer: &str, value: &Value, flaws: &mut Flaws) -> Option<Endpoint> {
-    let mut o = Object::new(pointer, value, flaws);
-    let name = o.required_text("name", 63, flaws);
-    let url = o.required_text("url", 2048, flaws);
-    let good = |u: &String| u.contains("://") && !u.contains(char::is_whitespace) && !u.contains(char::is_control);
-    if let Some(url) = url.as_ref().filter(|u| !good(u)) {
-        flaws.add(&o.at("url"), "format", &Value::from(url.clone()), "must be a URL");
-    }
-    o.finish(flaws);
-    Some(Endpoint { name: name?, url: url? })
 }
 
 /// Closes clean-up that is owed without proof (H8).

@@ -7,7 +7,11 @@ use crate::event::{Event, EventKind};
 use crate::id::{AttemptId, ResourceId, Tag};
 use crate::lifecycle::{State, Step};
 use crate::time::{Span, Timestamp};
+use crate::workflow::Made;
 use crate::workflow::call::{Call, CallKey, Task, Work};
+
+/// The operation that brings the access details of a managed service (SPEC 3.8).
+const AWAIT_INPUT: &str = "await_input";
 
 /// Where an operation stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +111,21 @@ impl Run {
     }
 
     fn advance_operations(&mut self, place: Place, step: Step, m: &mut Moment<'_>, d: &mut Directive) {
+        // Why again: what is over at once may be what an earlier one waited for.
+        loop {
+            let before = self.succeeded(place);
+            self.advance_each(place, step, m, d);
+            if self.succeeded(place) == before {
+                return;
+            }
+        }
+    }
+
+    fn succeeded(&self, place: Place) -> usize {
+        self.operations(place).iter().filter(|o| o.status == OperationStatus::Succeeded).count()
+    }
+
+    fn advance_each(&mut self, place: Place, step: Step, m: &mut Moment<'_>, d: &mut Directive) {
         for index in 0..self.operations(place).len() {
             let Some(operation) = self.operations(place).get(index).filter(|o| o.planned.step == step) else { continue };
             match operation.status {
@@ -116,7 +135,7 @@ impl Run {
                     }
                     match operation.next_at.filter(|at| *at > m.now) {
                         Some(at) => d.wake(at),
-                        None if operation.planned.awaits_input => self.await_input(place, index, m),
+                        None if self.takes_input(operation) => self.await_input(place, index, m),
                         None => self.start_try(place, index, m, d),
                     }
                 }
@@ -151,10 +170,18 @@ impl Run {
         cleared && operation.planned.after.iter().all(done)
     }
 
+    /// It is a person's, or a person has given by hand what the cluster would give: then that holds.
+    fn takes_input(&self, operation: &Operation) -> bool {
+        operation.planned.awaits_input || (operation.planned.name == AWAIT_INPUT && self.manual_input.is_some())
+    }
+
     /// Begins a try: a ledger row before a create, then the call.
     fn start_try(&mut self, place: Place, index: usize, m: &mut Moment<'_>, d: &mut Directive) {
         let Some(base) = self.base(place) else { return };
         let Some(operation) = self.operations(place).get(index) else { return };
+        if let Some(made) = self.known_answer(operation, base, m) {
+            return self.end_at_once(place, index, made, m);
+        }
         let row = operation.planned.makes.clone().map(|kind| self.intend(place, index, base, &kind, m));
         let Some(operation) = self.operation_mut(place, index) else { return };
         operation.row = row.or(operation.row);
@@ -185,6 +212,25 @@ impl Run {
             m.events.push(Event { step: Some(step), attempt, detail, ..Event::new(EventKind::OperationStarted) });
             self.touch(m);
         }
+    }
+
+    /// What an operation brings that asks nobody and makes nothing.
+    fn known_answer(&self, operation: &Operation, base: usize, m: &Moment<'_>) -> Option<Made> {
+        let cluster = self.attempts.get(base)?.cluster;
+        let makes_nothing = operation.planned.makes.is_none() && operation.row.is_none();
+        makes_nothing.then(|| m.planner.answer(cluster, &operation.planned.name, &self.spec)).flatten()
+    }
+
+    /// It begins and ends in one decision, so the log tells it once, at its end.
+    fn end_at_once(&mut self, place: Place, index: usize, made: Made, m: &mut Moment<'_>) {
+        let Some(operation) = self.operation_mut(place, index) else { return };
+        operation.clears = None;
+        operation.next_at = None;
+        operation.calls += 1;
+        if operation.tries.last().is_none_or(|t| t.finished_at.is_some()) {
+            operation.tries.push(Try { started_at: m.now, finished_at: None, error: None });
+        }
+        self.succeed(place, index, made, m);
     }
 
     /// The row for what an operation makes: the one it has where that is certain, else a new one (H10).

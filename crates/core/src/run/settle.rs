@@ -100,7 +100,7 @@ impl Run {
         }
     }
 
-    fn succeed(&mut self, place: Place, index: usize, made: Made, m: &mut Moment<'_>) {
+    pub(super) fn succeed(&mut self, place: Place, index: usize, made: Made, m: &mut Moment<'_>) {
         let attempt = self.base(place).and_then(|i| self.attempts.get(i)).map(|a| a.id);
         let Some(operation) = self.operation_mut(place, index) else { return };
         operation.status = OperationStatus::Succeeded;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::Step;
 use crate::time::Span;
+use crate::workflow::Made;
 
 /// The version of the plan's meaning; a worker claims only plans that it knows.
 pub const PLAN_VERSION: u16 = 1;
@@ -14,6 +15,7 @@ pub struct Plan {
     /// See [`PLAN_VERSION`].
     pub version: u16,
     /// In order of their steps; `after` names earlier ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<Planned>,
 }
 
@@ -36,8 +38,10 @@ pub struct Planned {
     pub step: Step,
     /// Names of operations of this plan that must have succeeded first. An operation also waits for all
     /// earlier steps. What it made is released before what they made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<String>,
     /// The kind of resource that it makes; `None` when it makes nothing that needs releasing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub makes: Option<String>,
     /// What its retry does.
     pub on_retry: OnRetry,
@@ -46,10 +50,10 @@ pub struct Planned {
     /// Longest time one call of it may be under way before its answer counts as lost.
     pub call_limit: Span,
     /// Waits for a person instead of a backend (kind managed): has no deadline.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub awaits_input: bool,
     /// Tells apart several operations of one name in a plan (one rule for each port, say).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<String>,
 }
 
@@ -123,4 +127,10 @@ pub trait Planner: Send + Sync {
         action: &str,
         spec: &crate::spec::Spec,
     ) -> Result<Plan, crate::failure::Failure>;
+    /// What an operation brings that asks nobody, so that no call is needed to know it. Such an operation is over
+    /// in the decision that begins it: there is nothing at a backend that a crash could leave behind.
+    fn answer(&self, cluster: crate::id::ClusterId, operation: &str, spec: &crate::spec::Spec) -> Option<Made> {
+        let _ = (cluster, operation, spec);
+        None
+    }
 }

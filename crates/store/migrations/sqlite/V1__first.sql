@@ -137,7 +137,8 @@ create index resource_open on resource (state) where open = 1;
 
 create table event (
     position integer primary key autoincrement,
-    id       text not null unique,
+    -- Random: nothing looks for it, so it has no index.
+    id       text not null,
     subject  text not null,
     version  integer not null,
     sequence integer,
@@ -148,7 +149,7 @@ create table event (
     body     text not null,
     unique (subject, version)
 ) strict;
-create index event_tenant on event (tenant, position);
+create index event_tenant on event (tenant, position) where sequence is not null;
 
 create table reader (
     name     text primary key,

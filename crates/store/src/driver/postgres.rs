@@ -1,13 +1,15 @@
 //! PostgreSQL 15 or later: several lanes, each a connection that takes jobs from a queue.
 //!
 //! What writes runs in READ COMMITTED transactions with row locks in statements of their own (H18), several
-//! at a time; what only reads has connections of its own and one snapshot each. A lane can fold operations
-//! that wait into one commit, each in a savepoint; that is worth it with one lane or with small writes, and
-//! not otherwise: an operation locks in order, several do not, so a group that waits for a lock is taken
-//! apart. (Whole requests a second of 32 callers, debug build, busy machine: four lanes without folding 46,
-//! with folding 33; one lane 31 and 43.) A deadlock, a serialization failure and two that make the same thing
-//! at once are run again, a group then one by one. A connection that is lost before the commit is `Database`,
-//! one that is lost with the answer of the commit is `Unknown` (H20).
+//! at a time; what only reads has connections of its own and one snapshot each. A lane folds operations that
+//! wait into one commit, each in a savepoint. One lane that folds is better than several: nearly all that is
+//! written touches the rows of the same few clusters, so several wait for one another's commits. (Whole
+//! requests a second of 32 callers, debug build, busy machine: one lane that folds 32, four that do not 18, two
+//! that fold 14.) A further lane stands by and takes over what waits while the first is held up, by another
+//! process's lock perhaps. An operation locks in order, several do not, so a group that waits for a lock is
+//! taken apart. A deadlock, a serialization failure and two that make the same thing at once are run again, a
+//! group then one by one. A connection that is lost before the commit is `Database`, one that is lost with
+//! the answer of the commit is `Unknown` (H20).
 //!
 //! The connections live on a thread of their own, so that a statement and its answer cost no hop between
 //! threads. Rejected: a pool that operations borrow from, which would run on the callers' threads and could
@@ -18,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use provisor_core::Timestamp;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use super::{Driver, Job, OpenError};
 use crate::clock::{Carried, Clock};
@@ -48,6 +50,8 @@ const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 const AGAIN_LIMIT: u32 = 8;
 /// The first pause before that; it doubles.
 const AGAIN_AFTER: Duration = Duration::from_millis(2);
+/// The lane that stands by takes over when the first has been at one transaction for so long.
+const HELD_UP_AFTER: Duration = Duration::from_millis(100);
 /// A lane that has had nothing to do for so long looks at the server's clock.
 const IDLE: Duration = Duration::from_secs(20);
 
@@ -61,20 +65,22 @@ pub struct Lanes {
     /// Operations in one commit at most; 1 folds nothing. More than 64 savepoints in a transaction slow the
     /// whole server down.
     pub group: usize,
+    /// Whether a further connection takes over what waits while the first that writes is held up.
+    pub standby: bool,
     /// Longest time of one statement; the server ends it then.
     pub statement_limit: Duration,
 }
 
 impl Lanes {
-    /// So many connections that write and that read, and operations in one commit.
+    /// So many connections that write and that read, and operations in one commit; nobody stands by.
     pub const fn of(writers: usize, readers: usize, group: usize) -> Self {
-        Self { writers, readers, group, statement_limit: STATEMENT_LIMIT }
+        Self { writers, readers, group, standby: false, statement_limit: STATEMENT_LIMIT }
     }
 }
 
 impl Default for Lanes {
     fn default() -> Self {
-        Self::of(4, 4, 1)
+        Self { standby: true, ..Self::of(1, 4, 32) }
     }
 }
 
@@ -172,11 +178,24 @@ async fn run_lanes(
 ) {
     let (writes, reads) = (Arc::new(Mutex::new(writes)), Arc::new(Mutex::new(reads)));
     let mut running = tokio::task::JoinSet::new();
+    let (busy, seen) = watch::channel(None);
+    let mut busy = Some(busy);
+    if lanes.standby {
+        let lane =
+            Lane { address: address.clone(), clock: Arc::clone(&clock), group: 1, reading: false, busy: None, connection: None };
+        running.spawn(lane.stand_by(Arc::clone(&writes), seen));
+    }
     let kinds = [(lanes.writers, lanes.group, false, writes), (lanes.readers, 1, true, reads)];
     for (count, group, reading, queue) in kinds {
         for _ in 0..count.max(1) {
-            let lane =
-                Lane { address: address.clone(), clock: Arc::clone(&clock), group: group.max(1), reading, connection: None };
+            let lane = Lane {
+                address: address.clone(),
+                clock: Arc::clone(&clock),
+                group: group.max(1),
+                reading,
+                busy: busy.take(),
+                connection: None,
+            };
             running.spawn(lane.work(Arc::clone(&queue)));
         }
     }
@@ -193,13 +212,15 @@ struct Lane {
     clock: Arc<Carried>,
     group: usize,
     reading: bool,
+    /// The number of the transaction that it is at, while it is, for the lane that stands by.
+    busy: Option<watch::Sender<Option<u64>>>,
     connection: Option<Connection>,
 }
 
 impl Lane {
     async fn work(mut self, queue: Queue) {
         let mut group: Vec<Queued> = Vec::with_capacity(self.group);
-        loop {
+        for number in 0.. {
             // Why the lock is held while it waits: the lanes take turns at the one queue.
             let taken = {
                 let mut queue = queue.lock().await;
@@ -213,11 +234,40 @@ impl Lane {
                     continue;
                 }
             }
-            let answers = self.run_group(&group).await;
-            for (queued, answer) in group.drain(..).zip(answers) {
-                // Nobody may wait for it any more; it is done all the same.
-                drop(queued.answer.send(answer));
+            self.tell(Some(number));
+            self.answer_group(&mut group).await;
+            self.tell(None);
+        }
+    }
+
+    /// Takes over what waits while the first lane stays at one and the same transaction; ends with it.
+    async fn stand_by(mut self, queue: Queue, mut first: watch::Receiver<Option<u64>>) {
+        let mut one = Vec::with_capacity(1);
+        loop {
+            let Ok(number) = first.wait_for(Option::is_some).await.map(|number| *number) else { return };
+            tokio::time::sleep(HELD_UP_AFTER).await;
+            while *first.borrow() == number {
+                match queue.lock().await.try_recv() {
+                    Ok(queued) => one.push(queued),
+                    Err(mpsc::error::TryRecvError::Empty) => tokio::time::sleep(HELD_UP_AFTER).await,
+                    Err(mpsc::error::TryRecvError::Disconnected) => return,
+                }
+                self.answer_group(&mut one).await;
             }
+        }
+    }
+
+    fn tell(&self, number: Option<u64>) {
+        if let Some(busy) = &self.busy {
+            busy.send_replace(number);
+        }
+    }
+
+    async fn answer_group(&mut self, group: &mut Vec<Queued>) {
+        let answers = self.run_group(group).await;
+        for (queued, answer) in group.drain(..).zip(answers) {
+            // Nobody may wait for it any more; it is done all the same.
+            drop(queued.answer.send(answer));
         }
     }
 

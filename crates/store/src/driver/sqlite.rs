@@ -1,8 +1,8 @@
 //! SQLite with one writer thread that folds the operations waiting for it into one commit.
 //!
 //! A durable commit costs one flush of the disk whatever is in it, so under load many operations share
-//! one: each in a savepoint of its own, so that one that is refused takes nothing of its neighbours with
-//! it. Answers go out only after the commit (H42). Reads run beside it on connections of their own, each
+//! one. One that is refused takes nothing of its neighbours with it: where it had already written, all are run
+//! again, each in a savepoint of its own. Answers go out only after the commit (H42). Reads run beside it on connections of their own, each
 //! in a transaction. Rejected: a pool of writing connections, as SQLite has one writer at a time anyway;
 //! a timer that collects a group, as the commit under way already does that.
 
@@ -131,6 +131,9 @@ fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Queued>, cloc
 /// Runs a group in one commit. `Err` is the fate of all: what one of them answered may rest on what another
 /// of them wrote.
 fn write_group(connection: &mut Connection, group: &[Queued], clock: &Forwards) -> Result<Vec<Result<(), OpError>>, OpError> {
+    if let Some(results) = write_together(connection, group, clock)? {
+        return Ok(results);
+    }
     lite::control(connection, "begin immediate").map_err(|e| lite::database(&e))?;
     let mut results = Vec::with_capacity(group.len());
     for queued in group {
@@ -139,8 +142,40 @@ fn write_group(connection: &mut Connection, group: &[Queued], clock: &Forwards) 
             Err(spoilt) => return Err(lite::abandon(connection, OpError::Database(format!("rolled back: {spoilt}")))),
         }
     }
-    lite::control(connection, "commit").map_err(|e| lite::abandon(connection, lite::commit_error(&e)))?;
+    commit(connection)?;
     Ok(results)
+}
+
+fn commit(connection: &Connection) -> Result<(), OpError> {
+    lite::control(connection, "commit").map_err(|e| lite::abandon(connection, lite::commit_error(&e)))
+}
+
+/// The usual case, without savepoints, which copy every page that is written in them: nobody is refused, or
+/// only before having written. `None`: one was refused in the middle, nothing is stored, and all are to be run
+/// again, each in a savepoint.
+fn write_together(
+    connection: &mut Connection,
+    group: &[Queued],
+    clock: &Forwards,
+) -> Result<Option<Vec<Result<(), OpError>>>, OpError> {
+    lite::control(connection, "begin immediate").map_err(|e| lite::database(&e))?;
+    let mut results = Vec::with_capacity(group.len());
+    for queued in group {
+        let before = connection.total_changes();
+        let result = lite::perform(connection, queued.job.as_ref(), clock.now());
+        if let Err(error) = &result {
+            if connection.is_autocommit() {
+                return Err(OpError::Database(format!("rolled back: {error}")));
+            }
+            if connection.total_changes() != before {
+                lite::control(connection, "rollback").map_err(|e| OpError::Unknown(e.to_string()))?;
+                return Ok(None);
+            }
+        }
+        results.push(result);
+    }
+    commit(connection)?;
+    Ok(Some(results))
 }
 
 /// `Err` when the transaction cannot go on: the database has rolled it back itself (disk full, I/O error),

@@ -42,6 +42,8 @@ pub struct Claimed {
 pub struct Batch {
     /// Requests that have something to do.
     pub claimed: Vec<Claimed>,
+    /// How many were taken, with those that were over at once.
+    pub taken: usize,
     /// Something was taken or changed: ask again at once.
     pub busy: bool,
     /// When the next work is due, as far as is known.
@@ -125,7 +127,7 @@ impl Op for Claim {
 
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Batch, OpError> {
         let now = tx.now().await?;
-        let mut batch = Batch { claimed: Vec::new(), busy: false, next_due: Timestamp::NEVER };
+        let mut batch = Batch { claimed: Vec::new(), taken: 0, busy: false, next_due: Timestamp::NEVER };
         self.take_due(tx, now, &mut batch).await?;
         self.end_expired(tx, now, &mut batch).await?;
         self.take_queued(tx, now, &mut batch).await?;
@@ -168,7 +170,8 @@ impl Claim {
         // All at once: what is due is not queued, so none of them is changed by what becomes of another.
         for (id, found) in ids.iter().zip(save::load_all(tx, &ids).await?) {
             let Some(loaded) = readable(tx, *id, found, now).await? else { continue };
-            self.lead(tx, loaded, now, Vec::new(), batch).await?;
+            // Boxed, as it holds several documents, and everything around it would be as large.
+            Box::pin(self.lead(tx, loaded, now, Vec::new(), batch)).await?;
         }
         Ok(())
     }
@@ -195,6 +198,7 @@ impl Claim {
         }
         let kept = save::save(tx, &self.context, loaded, events, lease, now, &mut chance).await?;
         batch.busy = true;
+        batch.taken += 1;
         if !idle {
             batch.claimed.push(Claimed { run: kept.run, generation, calls: directive.calls, wake_at: directive.wake_at });
         }
@@ -219,15 +223,15 @@ impl Claim {
     async fn take_queued(&self, tx: &mut Tx<'_>, now: Timestamp, batch: &mut Batch) -> Result<(), OpError> {
         let mut clusters: Option<Clusters> = None;
         let mut passed_by = 0;
-        while batch.claimed.len() < self.limit && passed_by < PASSED_BY_AT_MOST {
-            let wanted = i64::try_from(self.limit - batch.claimed.len()).unwrap_or(i64::MAX);
+        while batch.taken < self.limit && passed_by < PASSED_BY_AT_MOST {
+            let wanted = i64::try_from(self.limit - batch.taken).unwrap_or(i64::MAX);
             let tenants = tx.rows(&TENANTS, &[now.0.into(), wanted.into()]).await?;
             if tenants.is_empty() {
                 return Ok(());
             }
-            let before = (batch.claimed.len(), passed_by);
+            let before = (batch.taken, passed_by);
             for tenant in tenants {
-                if batch.claimed.len() >= self.limit {
+                if batch.taken >= self.limit {
                     break;
                 }
                 let clusters = match &mut clusters {
@@ -237,7 +241,7 @@ impl Claim {
                 passed_by += self.take_turn(tx, tenant.text(0)?, clusters, now, batch).await?;
             }
             // Others have all that is due: they hold it locked.
-            if before == (batch.claimed.len(), passed_by) {
+            if before == (batch.taken, passed_by) {
                 return Ok(());
             }
         }
@@ -264,7 +268,7 @@ impl Claim {
                 _ => tx.row(&HEAD, &[tenant.into(), now.0.into()]).await?,
             };
             let Some(head) = head else { return Ok(passed_by) };
-            // Boxed, as it holds several documents, and everything around it would be as large.
+            // Boxed for the same reason.
             if Box::pin(self.start(tx, head.id(0)?, clusters, now, batch)).await? {
                 tx.send(&TURN, &[tenant.into()]).await?;
                 return Ok(passed_by);

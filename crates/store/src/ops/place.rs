@@ -13,11 +13,12 @@ use provisor_core::placement::{Candidate, Choice, choose};
 use provisor_core::quota::Amounts;
 use provisor_core::run::{Launch, Moment};
 use provisor_core::workflow::Planner;
-use provisor_core::{Class, ClusterId, Failure, RequestId, Run, Span, Spec};
+use provisor_core::{Class, ClusterId, Failure, RequestId, Run, Span, Spec, Timestamp};
 use serde::Deserialize;
 
 use crate::op::OpError;
 use crate::tx::{Stmt, Tx, both, each};
+use crate::value::{Row, Val};
 
 const CLUSTERS: Stmt = both(
     "select id, spec, health, draining, identity, reserved_cpu + used_cpu, reserved_memory + used_memory, \
@@ -53,6 +54,7 @@ pub(crate) struct Clusters {
 struct Elder {
     id: RequestId,
     spec: Spec,
+    #[serde(default)]
     regions: Vec<String>,
 }
 
@@ -66,17 +68,37 @@ pub(crate) enum Placed {
     Refused(Failure),
 }
 
+/// The question who has waited long.
+fn elders(now: Timestamp) -> (&'static Stmt, Vec<Val>) {
+    (&ELDERS, vec![now.0.saturating_sub(KEPT_AFTER.0).into(), ELDERS_AT_MOST.into()])
+}
+
 impl Clusters {
     /// Locks them all, for who is going to place, and reads them.
     pub(crate) async fn locked(tx: &mut Tx<'_>, planner: &dyn Planner) -> Result<Self, OpError> {
-        tx.rows(&LOCK, &[]).await?;
-        Self::load(tx, planner).await
+        let elders = elders(tx.now().await?);
+        let answers = tx.several(&[(&LOCK, vec![]), (&CLUSTERS, vec![]), elders]).await?;
+        let [_, clusters, elders] = answers.as_slice() else { return Err(OpError::Corrupt("three answers".to_owned())) };
+        Ok(Self::of(clusters)?.keeping(elders, planner))
     }
 
-    /// Reads them all; there are tens or hundreds, not millions.
+    /// The same without the lock.
+    pub(crate) async fn load(tx: &mut Tx<'_>, planner: &dyn Planner) -> Result<Self, OpError> {
+        let elders = elders(tx.now().await?);
+        let answers = tx.several(&[(&CLUSTERS, vec![]), elders]).await?;
+        let [clusters, elders] = answers.as_slice() else { return Err(OpError::Corrupt("two answers".to_owned())) };
+        Ok(Self::of(clusters)?.keeping(elders, planner))
+    }
+
+    /// Reads them all, without what is kept for others.
     pub(crate) async fn read(tx: &mut Tx<'_>) -> Result<Self, OpError> {
+        Self::of(&tx.rows(&CLUSTERS, &[]).await?)
+    }
+
+    /// There are tens or hundreds, not millions.
+    fn of(rows: &[Row]) -> Result<Self, OpError> {
         let mut found = Self { candidates: Vec::new(), identities: BTreeMap::new(), kept: Vec::new() };
-        for row in tx.rows(&CLUSTERS, &[]).await? {
+        for row in rows {
             let id: ClusterId = row.id(0)?;
             if let Some(identity) = row.opt_text(4)? {
                 found.identities.insert(id, identity.to_owned());
@@ -93,16 +115,14 @@ impl Clusters {
         Ok(found)
     }
 
-    /// The same with the room that is kept for those who have waited long.
-    pub(crate) async fn load(tx: &mut Tx<'_>, planner: &dyn Planner) -> Result<Self, OpError> {
-        let mut found = Self::read(tx).await?;
-        let before = tx.now().await?.0.saturating_sub(KEPT_AFTER.0);
-        for row in tx.rows(&ELDERS, &[before.into(), ELDERS_AT_MOST.into()]).await? {
+    /// With the room that is kept for those who have waited long.
+    fn keeping(mut self, elders: &[Row], planner: &dyn Planner) -> Self {
+        for row in elders {
             // What this release cannot read keeps no room, and stops nobody.
             let Ok(elder) = row.json::<Elder>(0) else { continue };
-            found.kept.extend(found.best(&elder, planner).map(|cluster| (cluster, elder.id)));
+            self.kept.extend(self.best(&elder, planner).map(|cluster| (cluster, elder.id)));
         }
-        Ok(found)
+        self
     }
 
     /// Where placement would put it if nothing were taken.

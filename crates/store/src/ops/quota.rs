@@ -129,6 +129,7 @@ fn compare(counted: &Sums, held: &Sums) -> Vec<Difference> {
 #[derive(Deserialize)]
 struct Slim {
     spec: SlimSpec,
+    #[serde(default)]
     attempts: Vec<SlimAttempt>,
 }
 

@@ -11,7 +11,8 @@ use provisor_core::id::EventId;
 use provisor_core::quota::Amounts;
 use provisor_core::run::{AttemptState, Command, Moment, RUN_VERSION, Row as LedgerRow};
 use provisor_core::workflow::plan::Planner;
-use provisor_core::{ClusterId, RequestId, Run, Span, State, TenantId, Timestamp};
+use provisor_core::{ClusterId, Kind, RequestId, Run, Span, State, TenantId, Timestamp};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::op::OpError;
@@ -380,6 +381,24 @@ async fn hold_tenant(tx: &mut Tx<'_>, run: &Run, count: i64, work: i64) -> Resul
     tx.send(&HOLD_TENANT, &values).await
 }
 
+/// What is written of an event; published ones tell of their request as it was then.
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(flatten)]
+    event: &'a Event,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<Subject<'a>>,
+}
+
+#[derive(Serialize)]
+struct Subject<'a> {
+    id: RequestId,
+    name: &'a str,
+    kind: Kind,
+    state: State,
+    order_id: Option<&'a str>,
+}
+
 /// Appends events to the log: every one counts in the request's version, published ones in its sequence.
 async fn append(
     tx: &mut Tx<'_>,
@@ -398,11 +417,14 @@ async fn append(
             loaded.published += 1;
             loaded.published
         });
-        let mut body = serde_json::to_value(&event).map_err(|e| OpError::Corrupt(e.to_string()))?;
-        if let (true, Some(map)) = (event.kind.is_published(), body.as_object_mut()) {
-            let request = json!({"id": run.id, "name": run.spec.name, "kind": run.spec.kind, "state": state, "order_id": run.spec.order_id});
-            map.insert("request".to_owned(), request);
-        }
+        let request = event.kind.is_published().then(|| Subject {
+            id: run.id,
+            name: &run.spec.name,
+            kind: run.spec.kind,
+            state,
+            order_id: run.spec.order_id.as_deref(),
+        });
+        let body = to_json(&Body { event: &event, request })?;
         rows.push(vec![
             EventId::new(now, chance).into(),
             run.id.into(),
@@ -411,7 +433,7 @@ async fn append(
             event.kind.name().into(),
             loaded.tenant_name.as_str().into(),
             now.0.into(),
-            body.to_string().into(),
+            body.into(),
         ]);
     }
     tx.batch(&INSERT_EVENT, &rows).await

@@ -3,6 +3,7 @@
 
 mod build;
 mod drivers;
+mod million;
 mod opening;
 mod ops;
 mod pipeline;

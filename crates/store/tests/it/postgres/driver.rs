@@ -49,6 +49,26 @@ impl Op for Slow {
 
 static PAUSE: [Stmt; 1] = [both("select 1 from pg_sleep(0.3)")];
 
+static LONG: [Stmt; 1] = [both("select 1 from pg_sleep(3)")];
+
+#[tokio::test]
+async fn who_is_held_up_holds_up_nobody_else() {
+    let Some(url) = database() else { return };
+    let store = open(&url, Lanes { standby: true, ..ONE_LANE });
+    let held = spawn(&store, Slow { name: "held".to_owned(), statements: &LONG });
+    let at_it = "select count(*) from pg_stat_activity where query like '%pg_sleep(3)%' and application_name = 'provisor'";
+    while sql(&url, at_it) != ["1"] {
+        assert!(!held.is_finished(), "it was not seen at it");
+        tokio::task::yield_now().await;
+    }
+    for name in ["a", "b", "c"] {
+        assert_eq!(store.run(put(name, Then::Succeed)).await, Ok(name.to_owned()));
+    }
+    assert!(!is_there(&store, "held").await, "it is still at it");
+    held.await.unwrap().unwrap();
+    assert!(is_there(&store, "held").await);
+}
+
 static STUCK: [Stmt; 1] = [both("select 1 from pg_sleep(30)")];
 
 #[tokio::test]

@@ -1,0 +1,38 @@
+//! `cargo xtask bench`: what one request takes, beside what the machine allows (docs/performance.md).
+//!
+//! Builds the server and the load generator as they ship and runs the one against the other. The JSON is kept in
+//! the repository where it is asked for; a look between two commits needs none.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::process::must;
+use crate::shell::{Done, Failed, cargo, root};
+
+/// `cargo xtask bench [--keep] [OPTION…]`; other options are the load generator's.
+pub(crate) fn run(options: &[&str]) -> Done {
+    let mut build = Command::new(cargo());
+    build.current_dir(root()).args(["build", "--release", "-p", "provisor", "-p", "provisor-bench"]);
+    must(build)?;
+    let built = target()?.join("release");
+    let mut bench = Command::new(built.join("provisor-bench"));
+    bench.current_dir(root()).arg("run").arg("--provisor").arg(built.join("provisor"));
+    if options.contains(&"--keep") {
+        bench.arg("--out").arg(root().join("docs/bench/kept.json"));
+    }
+    bench.args(options.iter().filter(|o| **o != "--keep"));
+    must(bench)
+}
+
+/// Where cargo builds to.
+fn target() -> Done<PathBuf> {
+    let failed = |e: &dyn std::fmt::Display| Failed::new(format!("cargo metadata: {e}"));
+    let mut command = Command::new(cargo());
+    command.current_dir(root()).args(["metadata", "--format-version", "1", "--no-deps"]);
+    let output = command.output().map_err(|e| failed(&e))?;
+    let metadata: Value = serde_json::from_slice(&output.stdout).map_err(|e| failed(&e))?;
+    let folder = metadata.get("target_directory").and_then(Value::as_str).map(PathBuf::from);
+    folder.ok_or_else(|| failed(&"no target_directory"))
+}
