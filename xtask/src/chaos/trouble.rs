@@ -59,8 +59,11 @@ impl Stage<'_> {
         self.still.is_none() && (self.traps.is_some() || self.kills.len() >= self.asked.kills)
     }
 
-    /// Nobody ends at a crash point any more.
+    /// The end of all trouble: nobody ends at a crash point any more, and no reply is lost.
     pub(super) fn disarm(&mut self) -> Done {
+        if let Some(proxy) = &self.proxy {
+            proxy.lose_every(0);
+        }
         let Some(traps) = &mut self.traps else { return Ok(()) };
         traps.untried = std::mem::take(&mut traps.to_try).len();
         for at in std::mem::take(&mut traps.set).into_keys() {
