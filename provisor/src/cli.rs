@@ -464,7 +464,7 @@ mod tests {
 
     #[test]
     fn what_is_not_offered_yet_is_absent() {
-        for command in ["explain", "approve", "webhook", "token", "migrate", "backup", "bench"] {
+        for command in ["explain", "approve", "webhook", "token", "bench"] {
             assert!(Cli::try_parse_from(["provisor", command]).is_err(), "{command}");
         }
     }

@@ -33,6 +33,8 @@ pub(crate) struct Special {
 /// When tests run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
+    /// The binary as its users start it, on this machine alone.
+    Processes,
     /// Against a real service.
     Service(Service),
     /// Kills, signals, simulated faults: slow, and hard on the machine.
@@ -41,13 +43,24 @@ pub(crate) enum Stage {
 
 /// Everything that is not fast. A new kind of slow test is a line here.
 pub(crate) const SPECIAL: &[Special] = &[
+    Special { stage: Stage::Processes, package: "provisor", target: "it", tests: "apply::" },
+    Special { stage: Stage::Processes, package: "provisor", target: "it", tests: "failover::" },
+    Special { stage: Stage::Processes, package: "provisor", target: "it", tests: "lifecycle::" },
+    Special { stage: Stage::Processes, package: "provisor", target: "it", tests: "managed::" },
+    Special { stage: Stage::Processes, package: "provisor", target: "it", tests: "process::" },
+    Special { stage: Stage::Processes, package: "provisor", target: "it", tests: "quickstart::" },
+    Special { stage: Stage::Processes, package: "provisor", target: "it", tests: "refusals::" },
+    Special { stage: Stage::Processes, package: "provisor", target: "it", tests: "restore::" },
+    Special { stage: Stage::Processes, package: "provisor", target: "it", tests: "timeline::" },
     Special { stage: Stage::Service(Service::Postgres), package: "provisor-store", target: "it", tests: "postgres" },
     Special { stage: Stage::Service(Service::Postgres), package: "provisor", target: "it", tests: "postgres::" },
+    Special { stage: Stage::Service(Service::Postgres), package: "provisor", target: "it", tests: "processes::" },
     Special { stage: Stage::Service(Service::Openstack), package: "provisor-openstack", target: "it", tests: "cloud::" },
     Special { stage: Stage::Service(Service::Openstack), package: "provisor", target: "it", tests: "openstack::" },
     Special { stage: Stage::Chaos, package: "provisor", target: "it", tests: "recovery::" },
     Special { stage: Stage::Chaos, package: "provisor", target: "it", tests: "race::" },
     Special { stage: Stage::Chaos, package: "provisor-engine", target: "it", tests: "crash::" },
+    Special { stage: Stage::Chaos, package: "provisor-engine", target: "it", tests: "lives::" },
 ];
 
 /// A test binary.

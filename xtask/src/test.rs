@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every test there is, in stages, and one count at the end.
 //!
-//! Stages: *fast* needs nothing but this checkout; *services* brings up a real PostgreSQL and a real OpenStack and
+//! Stages: *fast* needs nothing but this checkout, and *processes* no more than the binary besides; *services* brings up a real PostgreSQL and a real OpenStack and
 //! takes them down again; *chaos* kills and signals the real binary. Where a machine cannot have a service its tests are
 //! skipped, said so and counted; CI (`CI=true`) takes that for a failure.
 
@@ -60,6 +60,8 @@ fn stages(asked: &Asked, binaries: &[Binary], report: &mut Report) {
     if asked.fast {
         let done = timed("fast", || fast(asked, binaries, report));
         report.note("fast", done);
+        let done = timed("processes", || run_special(binaries, report, Stage::Processes, &[]));
+        report.note("processes", done);
     }
     if asked.services {
         for service in [Service::Postgres, Service::Openstack] {

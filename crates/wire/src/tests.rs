@@ -70,7 +70,7 @@ fn other_shapes_survive() {
 fn an_event_is_a_cloud_event() {
     let example = json!({"specversion": "1.0", "id": "evt_1", "source": "/provisor", "type": "provisioning.completed",
         "subject": "req_1", "time": "2026-01-01T00:00:00Z", "datacontenttype": "application/json", "tenant": "acme",
-        "sequence": "000017", "installation": "k3f9x2m1",
+        "sequence": "000017", "installation": "k3f9x2m1", "epoch": 1,
         "data": {"request": {"id": "req_1", "name": "db", "kind": "vps", "state": "completed", "order_id": null},
             "from_state": "verifying", "to_state": "completed", "outcome": "completed", "actor": {"kind": "worker", "id": "w"},
             "step": null, "attempt": null, "replaced_by": null, "resource": {"kind": "server", "id": "res_1", "provider_id": null}, "error": null,

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::house::{Done, Folder, LIMIT, Server, command};
 use crate::outside::{Cloud, Http, assert_balanced, crash, list, text, wait_up_to};
 use crate::recovery::{seeded, survives_kills};
+use crate::restore::a_restored_store_misses_nothing_and_releases_nothing_unknown;
 use crate::timeline::assert_adds_up;
 
 /// What the quickstart applies.
@@ -130,4 +131,10 @@ fn what_it_refuses_is_told_in_one_line() {
         assert_secret(&url, &done.err);
         assert!(!done.err.contains("hunter2"), "{done:?}");
     }
+}
+
+#[test]
+fn h41_a_restored_database_misses_nothing_and_releases_nothing_unknown() {
+    let (Some(first), Some(second)) = (database(), database()) else { return };
+    a_restored_store_misses_nothing_and_releases_nothing_unknown(&first, Some(&second));
 }

@@ -4,7 +4,6 @@ use serde_json::Value;
 
 use crate::house::{Done, Folder, LIMIT, Server, command, vps};
 use crate::outside::{Cloud, Http, crash, list, number, text, wait, wait_up_to};
-use crate::postgres::database;
 
 /// Servers of `mid` take their time, so that the backup finds one under way.
 const WORLD: &str = "tenants:\n- {name: acme}\nclusters:\n- {name: sim-1, provider: simulation, simulates: openstack, \
@@ -27,7 +26,7 @@ fn objects(cloud: &Cloud<'_>, request: &str) -> Vec<Value> {
 }
 
 /// The whole story. `elsewhere`: where the copy is taken back, when not in the same place.
-fn a_restored_store_misses_nothing_and_releases_nothing_unknown(url: &str, elsewhere: Option<&str>) {
+pub(crate) fn a_restored_store_misses_nothing_and_releases_nothing_unknown(url: &str, elsewhere: Option<&str>) {
     let folder = Folder::new();
     configure(&folder, url);
     let server = Server::start_in(folder);
@@ -95,12 +94,6 @@ fn a_restored_store_misses_nothing_and_releases_nothing_unknown(url: &str, elsew
 #[test]
 fn h41_a_restored_sqlite_misses_nothing_and_releases_nothing_unknown() {
     a_restored_store_misses_nothing_and_releases_nothing_unknown("sqlite://data/provisor.db", None);
-}
-
-#[test]
-fn h41_a_restored_postgres_misses_nothing_and_releases_nothing_unknown() {
-    let (Some(first), Some(second)) = (database(), database()) else { return };
-    a_restored_store_misses_nothing_and_releases_nothing_unknown(&first, Some(&second));
 }
 
 #[test]

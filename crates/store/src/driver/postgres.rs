@@ -51,7 +51,7 @@ const AGAIN_LIMIT: u32 = 8;
 /// The first pause before that; it doubles.
 const AGAIN_AFTER: Duration = Duration::from_millis(2);
 /// The lane that stands by takes over when the first has been at one transaction for so long.
-const HELD_UP_AFTER: Duration = Duration::from_millis(100);
+const HELD_UP_AFTER: Duration = Duration::from_secs(1);
 /// A lane that has had nothing to do for so long looks at the server's clock.
 const IDLE: Duration = Duration::from_secs(20);
 

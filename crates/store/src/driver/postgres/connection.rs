@@ -100,7 +100,7 @@ impl Connection {
             }
             results.push(result);
         }
-        self.commit(results).await
+        self.commit(results, reading).await
     }
 
     /// Takes an operation's part out of a group's transaction.
@@ -113,7 +113,7 @@ impl Connection {
         }
     }
 
-    async fn commit(&mut self, results: Vec<Result<(), OpError>>) -> Outcome {
+    async fn commit(&mut self, results: Vec<Result<(), OpError>>, reading: bool) -> Outcome {
         // What may turn out to be fenced must be known before.
         if self.pipe.is_in_question()
             && let Err(trouble) = self.exchange().await
@@ -124,6 +124,8 @@ impl Connection {
         // An error of what was sent along has made a rollback of the commit.
         match self.exchange().await.map_err(|trouble| trouble.fault) {
             Ok(()) => Outcome::Done(results),
+            // What only reads may be done again, and nobody need wonder whether it was.
+            Err(Fault::Lost(text)) if reading => Outcome::Lost(OpError::Database(text)),
             Err(Fault::Lost(text)) => Outcome::Unknown(OpError::Unknown(text)),
             Err(Fault::Again(text)) => Outcome::Again(OpError::Database(text)),
             Err(fault) if results.len() > 1 => Outcome::Again(fault.error()),
