@@ -247,11 +247,19 @@ impl Lane {
             let Ok(number) = first.wait_for(Option::is_some).await.map(|number| *number) else { return };
             tokio::time::sleep(HELD_UP_AFTER).await;
             while *first.borrow() == number {
-                match queue.lock().await.try_recv() {
-                    Ok(queued) => one.push(queued),
-                    Err(mpsc::error::TryRecvError::Empty) => tokio::time::sleep(HELD_UP_AFTER).await,
-                    Err(mpsc::error::TryRecvError::Disconnected) => return,
+                let mut queue = queue.lock().await;
+                tokio::select! {
+                    biased;
+                    moved = first.changed() => match moved {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    },
+                    queued = queue.recv() => match queued {
+                        Some(queued) => one.push(queued),
+                        None => return,
+                    },
                 }
+                drop(queue);
                 self.answer_group(&mut one).await;
             }
         }
