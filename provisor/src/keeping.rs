@@ -43,24 +43,15 @@ pub(crate) fn backup(global: &Global, file: &Path) -> Result<(), Fail> {
             if file.exists() {
                 return Err(failed(backup::BackupError::Exists { path: file.to_owned() }));
             }
-            let part = file.with_extension("part");
+            let part = backup::part_of(file);
             let name = part.to_string_lossy().into_owned();
             tool(url, "pg_dump", &["--format=custom", "--no-owner", "--no-privileges", "--file", &name])?;
-            finish(&part, file).map_err(|e| Fail::Usage(format!("{} cannot be written: {e}", file.display())))?
+            backup::finish(&part, file).map_err(failed)?
         }
     };
     let key = settings.key_file.display().to_string();
     let text = || format!("{} holds everything but the key ({size} bytes). Keep {key} in another place.\n", file.display());
     out.value(&json!({"file": file.display().to_string(), "bytes": size, "key_file": key}), text)
-}
-
-/// A finished archive gets its name.
-fn finish(part: &Path, file: &Path) -> std::io::Result<u64> {
-    std::fs::set_permissions(part, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    let open = std::fs::File::open(part)?;
-    open.sync_all()?;
-    std::fs::rename(part, file)?;
-    Ok(open.metadata()?.len())
 }
 
 /// `restore`.

@@ -41,7 +41,7 @@ pub enum BackupError {
 /// Copies a SQLite database that may be in use to a new file, whole or not at all. Answers its size in bytes.
 pub fn backup_sqlite(database: &Path, to: &Path) -> Result<u64, BackupError> {
     let connection = open(database)?;
-    let part = beside(to, "part");
+    let part = part_of(to);
     refuse_existing(to)?;
     remove(&part)?;
     let name = part.to_str().ok_or_else(|| written(to, "its name is not UTF-8"))?;
@@ -50,7 +50,24 @@ pub fn backup_sqlite(database: &Path, to: &Path) -> Result<u64, BackupError> {
         let _ = std::fs::remove_file(&part);
         return Err(written(to, error));
     }
-    keep(&part, to)
+    finish(&part, to)
+}
+
+/// What is being written for a file: of this process alone, so that two that write the same file never mix.
+pub fn part_of(file: &Path) -> PathBuf {
+    beside(file, &format!("part-{}", std::process::id()))
+}
+
+/// Gives a finished copy its name. One that somebody else has made meanwhile is not written over.
+pub fn finish(part: &Path, to: &Path) -> Result<u64, BackupError> {
+    let linked = std::fs::hard_link(part, to).map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => BackupError::Exists { path: to.to_owned() },
+        _ => written(to, e),
+    });
+    // By now both names are of one file, which a rename leaves alone: the first name goes below.
+    let kept = linked.and_then(|()| keep(part, to));
+    remove(part)?;
+    kept
 }
 
 /// Puts a copy where the database was. The caller holds the folder's lock. What was there is moved aside when
@@ -61,7 +78,7 @@ pub fn restore_sqlite(copy: &Path, database: &Path, replace: bool, moment: i64) 
     if there && !replace {
         return Err(BackupError::Exists { path: database.to_owned() });
     }
-    let part = beside(database, "part");
+    let part = part_of(database);
     remove(&part)?;
     std::fs::copy(copy, &part).map_err(|e| written(&part, e))?;
     let aside = there.then(|| beside(database, &format!("before-restore-{moment}")));
@@ -98,7 +115,7 @@ fn check(copy: &Path) -> Result<(), BackupError> {
     if told == "ok" { Ok(()) } else { Err(wrong(format!("it is damaged: {told}"))) }
 }
 
-/// `provisor.db` with another ending: `provisor.db.part`.
+/// `provisor.db` with another ending: `provisor.db.part-7`.
 fn beside(path: &Path, ending: &str) -> PathBuf {
     PathBuf::from(format!("{}.{ending}", path.display()))
 }

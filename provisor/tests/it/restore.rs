@@ -120,3 +120,19 @@ fn what_cannot_be_restored_is_refused_and_changes_nothing() {
     let aside = std::fs::read_dir(folder.0.join("data")).unwrap().filter_map(Result::ok);
     assert!(aside.into_iter().any(|e| e.file_name().to_string_lossy().starts_with("provisor.db.before-restore-")));
 }
+
+#[test]
+fn of_many_backups_to_one_file_at_once_one_is_made_and_it_is_whole() {
+    let server = Server::start();
+    server.apply("tenants:\n- {name: acme}\n", &[]).exits(0);
+    let done: Vec<i32> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..6).map(|_| scope.spawn(|| server.run(&["backup", "copy"]).exit)).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert_eq!((done.iter().filter(|e| **e == 0).count(), done.iter().filter(|e| **e == 2).count()), (1, 5), "{done:?}");
+    let folder = server.stop();
+    let left =
+        std::fs::read_dir(&folder.0).unwrap().filter_map(Result::ok).filter(|e| e.file_name().to_string_lossy().contains("part"));
+    assert_eq!(left.count(), 0, "nothing half is left over");
+    run(&folder, &["restore", "copy", "--replace"]).exits(0);
+}

@@ -45,7 +45,7 @@ impl Run {
         if let Some(former) = &self.manual_input {
             return if former.is_same(&input) { Ok(()) } else { self.refuse("take another manual input") };
         }
-        let open = self.spec.kind == crate::spec::Kind::Managed && (self.state.is_working() || self.state == State::Queued);
+        let open = self.spec.kind == Kind::Managed && (self.state.is_working() || self.state == State::Queued);
         if !open {
             return self.refuse("take manual input");
         }
