@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use provisor_core::spec::StrategyKind;
 use serde_json::{Value as Json, json};
 
 pub(crate) mod load;
@@ -91,6 +92,8 @@ pub(crate) struct Settings {
     pub(crate) shutdown: Duration,
     /// When a request counts as stuck.
     pub(crate) stuck_after: Duration,
+    /// How requests are tried that do not say so themselves.
+    pub(crate) strategy: StrategyKind,
     /// Ranges that probes may reach besides.
     pub(crate) probe_cidrs: Vec<String>,
     /// How logs are written.
@@ -187,6 +190,7 @@ impl Config {
             lease: self.seconds("worker.lease_seconds"),
             shutdown: self.seconds("worker.shutdown_seconds"),
             stuck_after: self.seconds("stuck_after_seconds"),
+            strategy: StrategyKind::parse(&self.text("strategy")).unwrap_or(StrategyKind::Failover),
             probe_cidrs: cidrs,
             log_format: if self.text("log.format") == "json" { LogFormat::Json } else { LogFormat::Text },
             log_level: self.text("log.level"),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use provisor_api::{App, EngineBackend};
 use provisor_core::cluster::ProviderType;
+use provisor_core::spec::Strategy;
 use provisor_core::{Span, Timestamp};
 use provisor_engine::{Connectors, Engine, Running};
 use provisor_manual::ManualConnector;
@@ -176,6 +177,7 @@ fn engine_config(settings: &Settings, role: Role) -> provisor_engine::Config {
         lease: span(settings.lease),
         shutdown: span(settings.shutdown),
         stuck_after: span(settings.stuck_after),
+        strategy: Strategy::of(settings.strategy),
         probe_allow: settings.probe_cidrs.iter().filter_map(|c| Cidr::parse(c)).collect(),
         ..provisor_engine::Config::default()
     }

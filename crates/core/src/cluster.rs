@@ -202,13 +202,14 @@ fn map(o: &mut Object<'_>, key: &'static str, flaws: &mut Flaws) -> Map<String, 
 }
 
 /// The keys of `settings` that every cluster has (API.md, Settings that every cluster has).
-pub const COMMON_SETTINGS: [&str; 10] = [
+pub const COMMON_SETTINGS: [&str; 11] = [
     "retry",
     "deadlines",
     "list_lag_seconds",
     "late_create_seconds",
     "orphan_grace_seconds",
     "probe",
+    "hedge_after_seconds",
     "extra_launch_budget_percent",
     "breaker",
     "max_in_flight",
@@ -236,6 +237,20 @@ pub struct Settings {
     pub probe_deadline: Span,
     /// Pause between sweeps.
     pub sweep_every: Span,
+    /// An attempt is slow that is longer in a step than this, until durations are recorded (SPEC 3.4, hedge).
+    #[serde(default = "hedge_after")]
+    pub hedge_after: Span,
+    /// What each first attempt adds to the budget of extra launches, in percent of one (H31).
+    #[serde(default = "extra_launch_budget_percent")]
+    pub extra_launch_budget_percent: f64,
+}
+
+fn hedge_after() -> Span {
+    Span::seconds(120)
+}
+
+fn extra_launch_budget_percent() -> f64 {
+    5.0
 }
 
 /// Back-off of retries: `initial`, times `factor` each time, never above `cap`.
@@ -263,6 +278,8 @@ impl Default for Settings {
             probe_every: Span::seconds(10),
             probe_deadline: Span::seconds(300),
             sweep_every: Span::seconds(300),
+            hedge_after: hedge_after(),
+            extra_launch_budget_percent: extra_launch_budget_percent(),
         }
     }
 }
@@ -278,6 +295,7 @@ impl Settings {
             seconds(key, 0.0, flaws);
         }
         seconds("sweep_every_seconds", 0.1, flaws);
+        seconds("hedge_after_seconds", 0.01, flaws);
         if let Some(value) = settings.get("retry") {
             let mut o = Object::new(&format!("{pointer}/retry"), value, flaws);
             o.number("initial_seconds", 0.0, 3600.0, flaws);
@@ -304,7 +322,10 @@ impl Settings {
                 }
             }
         }
-        for key in ["breaker", "max_in_flight", "extra_launch_budget_percent"] {
+        if let Some(value) = settings.get("extra_launch_budget_percent").filter(|v| !v.is_null()) {
+            number_of(&format!("{pointer}/extra_launch_budget_percent"), value, 0.0, 100.0, flaws);
+        }
+        for key in ["breaker", "max_in_flight"] {
             if let Some(value) = settings.get(key) {
                 let message = format!("{key} is not offered by this version; leave it out");
                 flaws.add(&format!("{pointer}/{key}"), "unknown_key", value, message);
@@ -336,6 +357,11 @@ impl Settings {
             probe_every: span(part("probe", "every_seconds"), d.probe_every),
             probe_deadline: span(part("probe", "deadline_seconds"), d.probe_deadline),
             sweep_every: span(settings.get("sweep_every_seconds"), d.sweep_every),
+            hedge_after: span(settings.get("hedge_after_seconds"), d.hedge_after),
+            extra_launch_budget_percent: settings
+                .get("extra_launch_budget_percent")
+                .and_then(Value::as_f64)
+                .unwrap_or(d.extra_launch_budget_percent),
         }
     }
 

@@ -53,6 +53,7 @@ kinds! {
     Drifted "service.drifted" true "Found changed outside.";
     AttemptStarted "attempt.started" true "An attempt began on a cluster.";
     AttemptFailed "attempt.failed" true "An attempt failed; the request goes on.";
+    AttemptNotStarted "attempt.not-started" false "A second attempt had no room or no budget; the request goes on without it.";
     AttemptLost "attempt.lost" true "Another attempt won.";
     WrittenOff "resource.written-off" true "An administrator closed clean-up that is owed without proof (H8).";
     StepStarted "step.started" false "A step of an attempt began.";

@@ -10,6 +10,7 @@
 //! there from before the call that makes it until its absence is confirmed; an **event** is one fact in
 //! the append-only **log**.
 
+pub mod budget;
 pub mod chance;
 pub mod check;
 pub mod cluster;

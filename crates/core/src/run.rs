@@ -17,7 +17,7 @@ use crate::event::Endpoint;
 use crate::failure::Failure;
 use crate::id::{AttemptId, ClusterId, RequestId, ResourceId, Tag, TenantId};
 use crate::lifecycle::{Outcome, State, Step};
-use crate::spec::Spec;
+use crate::spec::{Spec, Strategy};
 use crate::time::{Span, Timestamp};
 use crate::workflow::plan::Planned;
 
@@ -31,6 +31,7 @@ pub mod pipeline;
 mod questions;
 mod restored;
 pub mod settle;
+pub mod strategy;
 pub mod undo;
 
 pub use admit::Admission;
@@ -67,6 +68,9 @@ pub struct Run {
     /// Regions that placement may use, best first; fixed at admission (H22).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<String>,
+    /// How it is tried where it does not say so itself; fixed at admission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Strategy>,
     /// Where it stands.
     pub state: State,
     /// Why it left, once it did.
@@ -235,9 +239,15 @@ pub struct Attempt {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
-    /// The attempt that took over.
+    /// The attempt that took over, or that won.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_by: Option<AttemptId>,
+    /// Its failure is in the log: the request went on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failure_told: bool,
+    /// The last step in which another attempt beside it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_beside: Option<Step>,
     /// When it began.
     pub started_at: Timestamp,
     /// When it ended.

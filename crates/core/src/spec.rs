@@ -47,6 +47,11 @@ impl Kind {
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, k)| *k)
     }
+
+    /// The request itself says where the service answers, so two attempts would be in each other's way (H9).
+    pub fn fixes_endpoint(self) -> bool {
+        self != Self::Vps
+    }
 }
 
 /// The specification of one request. Its JSON is what the API shows and what the store keeps.
@@ -81,8 +86,9 @@ pub struct Spec {
     pub user_data: Option<Sealed>,
     /// How it is verified, where not by default.
     pub probes: Option<Probes>,
-    /// Single or failover.
-    pub strategy: Strategy,
+    /// How it is tried; `null` leaves it to the policy of the tenant or of the server.
+    #[serde(default)]
+    pub strategy: Option<Strategy>,
     /// The order that it belongs to.
     pub order_id: Option<String>,
     /// Who is told when it is done.
@@ -133,7 +139,7 @@ impl Spec {
             ssh_keys: o.list("ssh_keys", 50, f, ssh_key),
             user_data: o.text("user_data", 65_535, f).map(|clear| seal.seal(&clear)),
             probes: o.raw("probes").map(|v| Probes::check(&o.at("probes"), v, f)),
-            strategy: o.raw("strategy").map_or_else(Strategy::default, |v| Strategy::check(&o.at("strategy"), v, f)),
+            strategy: o.raw("strategy").map(|v| Strategy::check(&o.at("strategy"), v, f)),
             order_id: o.text("order_id", 255, f),
             notify_email: o.text("notify_email", 254, f),
             labels: o.texts("labels", 64, f),
@@ -173,6 +179,12 @@ impl Spec {
         for key in useless.iter().filter(|k| value.get(**k).is_some_and(|v| !v.is_null())) {
             let given = value.get(*key).cloned().unwrap_or_default();
             flaws.add(&o.at(key), "unknown_key", &given, format!("{key} means nothing for kind {}", self.kind.name()));
+        }
+        // H9: two attempts at once would answer at one address.
+        if let Some(strategy) = self.strategy.filter(|s| s.kind.is_parallel() && self.kind.fixes_endpoint()) {
+            let (name, kind) = (strategy.kind.name(), self.kind.name());
+            let message = format!("the request fixes where a {kind} answers, so {name} is not for it; use single or failover");
+            flaws.add(&format!("{}/type", o.at("strategy")), "enum", &Value::from(name), message);
         }
     }
 

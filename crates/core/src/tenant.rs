@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::check::{Flaw, Flaws, Object, text_of};
 use crate::quota::Limits;
-use crate::spec::{Kind, is_dns_label};
+use crate::spec::{Kind, Strategy, is_dns_label};
 
 /// A tenant as a manifest describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,9 @@ pub struct TenantSpec {
     pub quota: Limits,
     /// Requests in work at once (SPEC 6.2).
     pub max_concurrent: u32,
+    /// How its requests are tried that do not say so themselves; else the server's setting holds (SPEC 3.4).
+    #[serde(default)]
+    pub strategy: Option<Strategy>,
     /// Who is let into the tenant's namespaces.
     #[serde(default)]
     pub subjects: Vec<String>,
@@ -37,10 +40,11 @@ impl TenantSpec {
         }
         let quota = o.raw("quota").map_or_else(Limits::default, |v| limits(&o.at("quota"), v, f));
         let max = o.integer("max_concurrent", 1, 10_000, f).unwrap_or(DEFAULT_MAX_CONCURRENT);
+        let strategy = o.raw("strategy").filter(|v| !v.is_null()).map(|v| Strategy::check(&o.at("strategy"), v, f));
         let subjects = o.list("subjects", 100, f, |p, v, f| text_of(p, v, 255, f));
         o.finish(f);
         let max_concurrent = u32::try_from(max).unwrap_or(u32::MAX);
-        flaws.finish(Self { name, quota, max_concurrent, subjects })
+        flaws.finish(Self { name, quota, max_concurrent, strategy, subjects })
     }
 }
 

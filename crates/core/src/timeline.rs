@@ -58,7 +58,7 @@ pub struct Timeline {
 }
 
 /// The names of the events of a timeline, besides `operation` and `wait`, which stand there on request.
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 16] = [
     "created",
     "provisioning_started",
     "step_started",
@@ -66,6 +66,7 @@ pub const NAMES: [&str; 15] = [
     "attempt_started",
     "attempt_failed",
     "attempt_lost",
+    "attempt_not_started",
     "ready",
     "failed",
     "cancelled",
@@ -148,6 +149,10 @@ fn lifecycle(run: &Run, fact: &Fact<'_>, items: &mut Vec<Item>) {
             }
             let (cluster, number, role) = (detail(event, "cluster"), detail(event, "number"), detail(event, "role"));
             add("attempt_started", json!({"attempt": event.attempt, "cluster": cluster, "number": number, "role": role}));
+        }
+        EventKind::AttemptNotStarted => {
+            let (role, instead, reason) = (detail(event, "role"), detail(event, "instead"), detail(event, "reason"));
+            add("attempt_not_started", json!({"role": role, "instead": instead, "reason": reason, "step": event.step}));
         }
         EventKind::StepStarted => add("step_started", json!({"attempt": event.attempt, "step": event.step})),
         EventKind::StepFinished => add("step_finished", step_finished(run, event)),

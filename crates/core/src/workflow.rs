@@ -9,5 +9,5 @@ pub mod plan;
 pub mod retry;
 
 pub use answer::{Answer, Found, Made, Reply};
-pub use call::{Call, CallKey, Task};
+pub use call::{Call, CallKey, Deadline, Task};
 pub use plan::{OnRetry, Plan, Planned, Planner};

@@ -68,7 +68,7 @@ pub(crate) fn name(call: &Call) -> Cow<'_, str> {
 impl Line {
     /// The time that one call may still take.
     fn limit(&self, call: &Call) -> Duration {
-        call.call_limit.min(call.deadline.since(self.store.now())).to_std()
+        call.call_limit.min(call.deadline.at().since(self.store.now())).to_std()
     }
 
     /// H4: what is made, and what is believed to be absent, is so on the backend that was asked, so the backend is
@@ -134,7 +134,7 @@ impl Line {
 
 async fn perform(line: &Line, bound: &Bound, call: &Call, mut work: Work) -> Reply {
     let probe = call.look_every.is_some();
-    if call.first_after > Span::ZERO && !line.pause(call.first_after, call.deadline).await {
+    if call.first_after > Span::ZERO && !line.pause(call.first_after, call.deadline.at()).await {
         return Reply::Dropped;
     }
     if call.send_by.is_some()
@@ -175,7 +175,7 @@ async fn perform(line: &Line, bound: &Bound, call: &Call, mut work: Work) -> Rep
         };
         looks = looks.saturating_add(1);
         crash::at(Point::WithinWait, || name(call)).await;
-        if let Some(end) = line.between_looks(pause, call.deadline, seen).await {
+        if let Some(end) = line.between_looks(pause, call.deadline.at(), seen).await {
             return end;
         }
     }
@@ -210,7 +210,7 @@ async fn release(line: &Line, bound: &Bound, call: &Call, held: &Held) -> Reply 
         };
         looks = looks.saturating_add(1);
         crash::at(Point::WithinWait, || name(call)).await;
-        if let Some(end) = line.between_looks(pause, call.deadline, seen).await {
+        if let Some(end) = line.between_looks(pause, call.deadline.at(), seen).await {
             return end;
         }
     }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use provisor_core::event::Actor;
+use provisor_core::spec::Strategy;
 use provisor_core::{ClusterId, ResourceId, Span};
 use provisor_provider::{Cidr, Open};
 use provisor_store::ops::save::Context;
@@ -44,6 +45,8 @@ pub struct Config {
     pub shutdown: Span,
     /// Stuck limit (SPEC 3.7).
     pub stuck_after: Span,
+    /// How requests are tried that do not say so themselves, of tenants that do not either (SPEC 3.4).
+    pub strategy: Strategy,
     /// Pause between health probes of a cluster.
     pub health_every: Span,
     /// Addresses that probes may reach besides public and private ranges.
@@ -62,6 +65,7 @@ impl Default for Config {
             lease: Span::seconds(10),
             shutdown: Span::seconds(30),
             stuck_after: Span::seconds(1800),
+            strategy: Strategy::default(),
             health_every: Span::seconds(15),
             probe_allow: Vec::new(),
             alone: true,
@@ -120,6 +124,7 @@ impl Engine {
             planner: Arc::clone(&registry) as Arc<dyn provisor_core::workflow::Planner>,
             lease: config.lease,
             stuck_after: config.stuck_after,
+            strategy: config.strategy,
             downtime: std::sync::atomic::AtomicI64::new(0),
             seeds,
         });

@@ -16,12 +16,25 @@ pub struct Tenant {
     pub quota: Limits,
     /// Requests in work at once.
     pub max_concurrent: u32,
+    /// How its requests are tried that do not say so themselves; `null` leaves it to the server.
+    #[serde(default)]
+    pub strategy: Option<Strategy>,
     /// Who is let into its namespaces.
     pub subjects: Vec<String>,
     /// When it was made.
     pub created_at: String,
     /// Its version, for `If-Match`.
     pub etag: String,
+}
+
+/// How a request is tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Strategy {
+    /// `single`, `failover`, `race` or `hedge`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// How many attempts there may be in all, at most 3.
+    pub max_attempts: Option<u32>,
 }
 
 /// Limits of a tenant; `null` is no limit.
@@ -65,6 +78,9 @@ pub struct NewTenant {
     pub quota: Limits,
     /// Requests in work at once; 5 where not given.
     pub max_concurrent: Option<u32>,
+    /// How its requests are tried that do not say so themselves; the server's setting where not given.
+    #[serde(default)]
+    pub strategy: Option<Strategy>,
     /// Who is let into its namespaces.
     #[serde(default)]
     pub subjects: Vec<String>,

@@ -117,8 +117,12 @@ fn steps(out: Out, items: &[Step]) -> String {
 
 /// A list of attempts.
 pub(crate) fn attempts(out: Out, items: &[Attempt]) -> String {
-    let mut table = Table::new(&["attempt", "id", "cluster", "role", "state", "started", "finished", "released", "error"]);
+    let mut table =
+        Table::new(&["attempt", "id", "cluster", "role", "state", "started", "finished", "released", "followed by", "error"]);
     for a in items {
+        // By its number, as people speak of it.
+        let follower =
+            a.replaced_by.as_ref().map(|id| items.iter().find(|o| o.id == *id).map_or(id.clone(), |o| o.number.to_string()));
         let time = |t: &Option<String>| t.as_deref().map_or("–".to_owned(), clock);
         table.row(vec![
             a.number.to_string(),
@@ -129,6 +133,7 @@ pub(crate) fn attempts(out: Out, items: &[Attempt]) -> String {
             clock(&a.started_at),
             time(&a.finished_at),
             time(&a.released_at),
+            or_dash(follower.as_deref()),
             a.error.as_ref().map_or("–".to_owned(), failure),
         ]);
     }

@@ -131,6 +131,12 @@ pub(crate) const KEYS: &[Key] = &[
         "A request in a working state without progress for this long fails by itself.",
     ),
     key(
+        "strategy",
+        Kind::Word(&["single", "failover", "race", "hedge"]),
+        Some("failover"),
+        "How requests are tried that do not say so themselves, of tenants that do not either. Kinds whose endpoint the request fixes take failover where this says race or hedge.",
+    ),
+    key(
         "probes.allow_cidrs",
         Kind::Cidrs,
         Some(""),

@@ -24,7 +24,7 @@ pub fn request(view: &RequestView, now: Timestamp) -> Request {
         region: run.spec.region.clone(),
         order_id: run.spec.order_id.clone(),
         depends_on: run.depends_on.iter().map(ToString::to_string).collect(),
-        strategy: run.spec.strategy.kind.name().to_owned(),
+        strategy: run.strategy().kind.name().to_owned(),
         steps: run.shown().map_or_else(pending_steps, steps),
         attempts: run.attempts.iter().map(attempt).collect(),
         winner: run.winner.map(|w| w.to_string()),

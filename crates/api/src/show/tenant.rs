@@ -3,7 +3,7 @@
 use provisor_core::Kind;
 use provisor_core::quota::{self, Limits as CoreLimits};
 use provisor_store::ops::tenants::TenantView;
-use provisor_wire::tenant::{Dimension, Limits, Quota, Tenant};
+use provisor_wire::tenant::{Dimension, Limits, Quota, Strategy, Tenant};
 
 use super::time;
 
@@ -14,6 +14,7 @@ pub fn tenant(view: &TenantView) -> Tenant {
         name: view.spec.name.clone(),
         quota: limits(&view.spec.quota),
         max_concurrent: view.spec.max_concurrent,
+        strategy: view.spec.strategy.map(|s| Strategy { kind: s.kind.name().to_owned(), max_attempts: Some(s.max_attempts) }),
         subjects: view.spec.subjects.clone(),
         created_at: time(view.created_at),
         etag: view.version.to_string(),

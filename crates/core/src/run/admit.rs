@@ -6,7 +6,7 @@ use super::{Progress, RUN_VERSION, Run, Waiting, Wanted};
 use crate::event::{Actor, Event, EventKind};
 use crate::id::{RequestId, TenantId};
 use crate::lifecycle::State;
-use crate::spec::Spec;
+use crate::spec::{Spec, Strategy};
 use crate::time::{Span, Timestamp};
 
 /// What admission fixes.
@@ -20,6 +20,8 @@ pub struct Admission {
     pub spec: Spec,
     /// Regions that placement may use (H22).
     pub regions: Vec<String>,
+    /// How it is tried where it does not say so itself.
+    pub policy: Option<Strategy>,
     /// Prerequisites by id (H24).
     pub depends_on: Vec<RequestId>,
     /// Whether some of them are not completed yet.
@@ -33,8 +35,9 @@ pub struct Admission {
 impl Run {
     /// A request at its admission, with its first events.
     pub fn admit(admission: Admission, now: Timestamp) -> (Self, Vec<Event>) {
-        let Admission { id, tenant, spec, regions, depends_on, must_wait, retry_of, actor } = admission;
-        let mut detail = json!({"kind": spec.kind, "region": spec.region, "strategy": spec.strategy});
+        let Admission { id, tenant, spec, regions, policy, depends_on, must_wait, retry_of, actor } = admission;
+        let strategy = spec.strategy.or(policy).unwrap_or_default().for_kind(spec.kind);
+        let mut detail = json!({"kind": spec.kind, "region": spec.region, "strategy": strategy});
         if let (Some(source), Some(map)) = (&spec.source, detail.as_object_mut()) {
             let short = source.commit_sha.as_ref().map(|c| c.chars().take(8).collect::<String>());
             map.insert("repository".into(), source.repository.clone().into());
@@ -42,6 +45,7 @@ impl Run {
             map.insert("commit_sha".into(), short.into());
         }
         let event = Event { to_state: Some(State::Queued), actor: Some(actor), detail, ..Event::new(EventKind::Started) };
+        let asked = spec.strategy.is_some();
         let reason = if must_wait { "prerequisites" } else { "queue" };
         let run = Self {
             version: RUN_VERSION,
@@ -49,6 +53,7 @@ impl Run {
             tenant,
             spec,
             regions,
+            policy: policy.filter(|_| !asked),
             state: State::Queued,
             outcome: None,
             wanted: Wanted::Running,

@@ -4,7 +4,7 @@
 //! the run and the events in the same transaction, then makes the calls, and looks again at `wake_at`, at
 //! an answer, or when somebody rings. Asked twice without anything new, it answers no new calls.
 
-use super::{AttemptState, OperationStatus, RowState, Run};
+use super::{AttemptState, OperationStatus, Role, RowState, Run};
 use crate::chance::Chance;
 use crate::event::{Actor, Event, EventKind};
 use crate::failure::{Class, Failure};
@@ -44,8 +44,9 @@ pub struct Directive {
     pub calls: Vec<Call>,
     /// When to look again if nothing comes before.
     pub wake_at: Timestamp,
-    /// A further attempt is wanted: place it in this transaction, or give up.
-    pub launch: bool,
+    /// A further attempt is wanted: place it in this transaction, or go without it where it would stand beside another,
+    /// or give up.
+    pub launch: Option<Role>,
 }
 
 impl Directive {
@@ -62,7 +63,7 @@ const STUCK_MARGIN: Span = Span::seconds(300);
 impl Run {
     /// Decides what to do next.
     pub fn advance(&mut self, m: &mut Moment<'_>) -> Directive {
-        let mut d = Directive { calls: Vec::new(), wake_at: Timestamp::NEVER, launch: false };
+        let mut d = Directive { calls: Vec::new(), wake_at: Timestamp::NEVER, launch: None };
         self.resume(m);
         if self.state.is_working() {
             self.check_stuck(m);
@@ -71,24 +72,33 @@ impl Run {
             for index in 0..self.attempts.len() {
                 self.advance_attempt(index, m, &mut d);
             }
-            if self.state.is_working() && !self.attempts.iter().any(|a| a.state == AttemptState::Running) {
-                if self.may_launch() {
-                    d.launch = self.follows_now(m, &mut d);
-                } else {
-                    let failure = self.error.clone().unwrap_or_else(|| Failure::new(Class::Permanent, "failed", "it failed"));
-                    self.give_up(failure, m);
-                }
-            }
+            self.go_on(m, &mut d);
         }
         if self.state.is_standing() {
             self.pursue(m, &mut d);
         }
         self.advance_rows(m, &mut d);
         self.conclude(m);
-        if self.state.is_working() && !d.launch {
+        if self.state.is_working() && d.launch.is_none() {
             d.wake(self.stuck_at(m));
         }
         d
+    }
+
+    /// Another attempt where one is wanted; the end where none lives and none may follow.
+    fn go_on(&mut self, m: &mut Moment<'_>, d: &mut Directive) {
+        if !self.state.is_working() {
+            return;
+        }
+        let wanted = self.further(m, d);
+        if wanted == Some(Role::Failover) {
+            d.launch = self.follows_now(m, d).then_some(Role::Failover);
+        } else if wanted.is_none() && self.living().next().is_none() {
+            let failure = self.error.clone().unwrap_or_else(|| Failure::new(Class::Permanent, "failed", "it failed"));
+            self.give_up(failure, m);
+        } else {
+            d.launch = wanted;
+        }
     }
 
     /// Calls handed out under an earlier lease are asked for anew; a create among them is in doubt.

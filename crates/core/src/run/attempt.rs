@@ -8,12 +8,13 @@ use crate::event::{Event, EventKind};
 use crate::failure::{Class, Failure};
 use crate::id::{AttemptId, ClusterId};
 use crate::lifecycle::{Outcome, State, Step};
-use crate::spec::{Kind, StrategyKind};
 use crate::workflow::plan::{Plan, Planned};
 
 /// Where an attempt is to run: what placement chose and the provider planned.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Launch {
+    /// Why it is started.
+    pub role: Role,
     /// Where.
     pub cluster: ClusterId,
     /// Its name.
@@ -49,34 +50,17 @@ pub(super) fn operation(planned: Planned, settings: &Settings) -> Operation {
 }
 
 impl Run {
-    /// Whether a further attempt may follow now that none lives, and which clusters it must avoid.
-    pub fn may_launch(&self) -> bool {
-        let none_lives = !self.attempts.iter().any(|a| a.state == AttemptState::Running);
-        let used = u32::try_from(self.attempts.len()).unwrap_or(u32::MAX);
-        self.state.is_working()
-            && none_lives
-            && self.spec.strategy.kind == StrategyKind::Failover
-            && used < self.spec.strategy.max_attempts
-            && self.error.as_ref().is_none_or(|e| e.code != "stuck")
-    }
-
-    /// Clusters that already failed it.
-    pub fn failed_clusters(&self) -> Vec<ClusterId> {
-        self.attempts.iter().map(|a| a.cluster).collect()
-    }
-
-    /// Starts an attempt: the first one, or the one after a failed one.
+    /// Starts an attempt: the first one, one beside another, or one after a failed one.
     pub fn launch(&mut self, launch: Launch, m: &mut Moment<'_>) {
         let id = AttemptId::new(m.now, m.chance);
         let number = u32::try_from(self.attempts.len()).unwrap_or(u32::MAX).saturating_add(1);
-        let role = if number == 1 { Role::First } else { Role::Failover };
-        let told = self.waiting.as_ref().is_some_and(|w| w.reason == AFTER_FORMER);
-        self.wait_for(None, m.now, m.events);
-        if let Some(former) = self.attempts.last_mut() {
-            former.replaced_by = Some(id);
-            if !told {
-                m.events.push(failed_event(former));
-            }
+        let role = launch.role;
+        if matches!(role, Role::Race | Role::Hedge) {
+            self.asked_beside();
+        } else {
+            self.wait_for(None, m.now, m.events);
+            self.replace_former(id, m);
+            self.error = None;
         }
         let step = |step| StepRun { step, status: StepStatus::Pending, started_at: None, finished_at: None };
         let operations = launch.plan.operations.into_iter().map(|p| operation(p, &launch.settings)).collect();
@@ -85,10 +69,11 @@ impl Run {
             detail: json!({"number": number, "cluster": launch.cluster_name, "role": role}),
             ..Event::new(EventKind::AttemptStarted)
         };
-        self.enter(State::Allocating, &mut event);
+        if self.living().next().is_none() {
+            self.enter(State::Allocating, &mut event);
+        }
         m.events.push(event);
         self.provisioning_started_at.get_or_insert(m.now);
-        self.error = None;
         self.attempts.push(Attempt {
             id,
             number,
@@ -106,6 +91,8 @@ impl Run {
             endpoints: Vec::new(),
             error: None,
             replaced_by: None,
+            failure_told: false,
+            asked_beside: None,
             started_at: m.now,
             finished_at: None,
             released_at: None,
@@ -113,10 +100,21 @@ impl Run {
         self.touch(m);
     }
 
+    /// The attempt that a new one stands in for: the last to fail, which is told now unless it has been.
+    fn replace_former(&mut self, by: AttemptId, m: &mut Moment<'_>) {
+        let failed = self.attempts.iter_mut().filter(|a| a.state == AttemptState::Failed);
+        let Some(former) = failed.max_by_key(|a| (!a.failure_told, a.finished_at)) else { return };
+        former.replaced_by = Some(by);
+        if !former.failure_told {
+            former.failure_told = true;
+            m.events.push(failed_event(former));
+        }
+    }
+
     /// H9: where the request itself fixes the endpoint, the next attempt begins after the former one is gone. True when
     /// it may begin now; until then the request waits, `allocating`, with its failed attempt told (H11).
     pub(super) fn follows_now(&mut self, m: &mut Moment<'_>, d: &mut Directive) -> bool {
-        if self.spec.kind == Kind::Vps {
+        if !self.spec.kind.fixes_endpoint() {
             return true;
         }
         self.advance_rows(m, d);
@@ -124,7 +122,8 @@ impl Run {
             return true;
         }
         if self.waiting.is_none() {
-            if let Some(former) = self.attempts.last() {
+            if let Some(former) = self.attempts.last_mut() {
+                former.failure_told = true;
                 let mut failed = failed_event(former);
                 self.enter(State::Allocating, &mut failed);
                 m.events.push(failed);
@@ -204,13 +203,32 @@ impl Run {
             // Why: the looks so far were for the operation; a late arrival is looked for anew (H6).
             row.empty_looks = 0;
         }
-        if error.is_some() {
+        // While another is at work the request has not failed.
+        if error.is_some() && self.living().next().is_none() {
             self.error = error;
         }
     }
 
-    /// The attempt has verified: one conditional change (H7), and the first events with endpoints (H33).
+    /// An attempt failed. While another is at work the request goes on with that one, and is told so at once: the edge
+    /// back to its step stands here and nowhere else (H11).
+    pub(super) fn fail_attempt(&mut self, index: usize, failure: Failure, m: &mut Moment<'_>) {
+        self.end_attempt(index, AttemptState::Failed, Some(failure), m);
+        let Some(state) = self.leading().map(|a| State::of_step(a.current_step())) else { return };
+        let Some(failed) = self.attempts.get_mut(index).filter(|a| a.state == AttemptState::Failed) else { return };
+        if !failed.failure_told {
+            failed.failure_told = true;
+            let mut event = failed_event(failed);
+            self.enter(state, &mut event);
+            m.events.push(event);
+        }
+    }
+
+    /// The attempt has verified: one conditional change (H7), and the first events with endpoints (H33). Those beside
+    /// it have lost, and are released at once.
     pub(super) fn win(&mut self, index: usize, m: &mut Moment<'_>) {
+        if self.winner.is_some() || !self.state.is_working() {
+            return;
+        }
         let Some(attempt) = self.attempts.get_mut(index) else { return };
         attempt.state = AttemptState::Won;
         attempt.finished_at = Some(m.now);
@@ -219,6 +237,7 @@ impl Run {
         self.outcome = Some(Outcome::Completed);
         self.error = None;
         self.wait_for(None, m.now, m.events);
+        self.lose_others(id, m);
         let activated = Event { attempt: Some(id), endpoints: endpoints.clone(), ..Event::new(EventKind::ServiceActivated) };
         m.events.push(activated);
         let started = self.provisioning_started_at.unwrap_or(self.created_at);
@@ -233,6 +252,19 @@ impl Run {
         m.events.push(completed);
         self.ready_at.get_or_insert(m.now);
         self.touch(m);
+    }
+
+    fn lose_others(&mut self, winner: AttemptId, m: &mut Moment<'_>) {
+        for index in 0..self.attempts.len() {
+            if self.attempts.get(index).is_none_or(|a| a.state != AttemptState::Running) {
+                continue;
+            }
+            self.end_attempt(index, AttemptState::Lost, None, m);
+            let Some(lost) = self.attempts.get_mut(index) else { continue };
+            lost.replaced_by = Some(winner);
+            let detail = ended_detail(lost);
+            m.events.push(Event { attempt: Some(lost.id), detail, ..Event::new(EventKind::AttemptLost) });
+        }
     }
 
     /// Something moved (H12).
@@ -271,9 +303,13 @@ fn failed_event(former: &Attempt) -> Event {
         attempt: Some(former.id),
         error: former.error.clone(),
         step: former.error.as_ref().and_then(|e| e.step.clone()),
-        detail: json!({"number": former.number, "cluster": former.cluster_name, "replaced_by": former.replaced_by}),
+        detail: ended_detail(former),
         ..Event::new(EventKind::AttemptFailed)
     }
+}
+
+fn ended_detail(attempt: &Attempt) -> serde_json::Value {
+    json!({"number": attempt.number, "cluster": attempt.cluster_name, "replaced_by": attempt.replaced_by})
 }
 
 pub(super) fn is_open(status: OperationStatus) -> bool {

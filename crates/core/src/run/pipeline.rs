@@ -6,9 +6,9 @@ use super::{AttemptState, Directive, Moment, Operation, OperationStatus, Row, Ro
 use crate::event::{Event, EventKind};
 use crate::id::{AttemptId, ResourceId, Tag};
 use crate::lifecycle::{State, Step};
-use crate::time::{Span, Timestamp};
+use crate::time::Span;
 use crate::workflow::Made;
-use crate::workflow::call::{Call, CallKey, Task, Work};
+use crate::workflow::call::{Call, CallKey, Deadline, Task, Work};
 
 /// The operation that brings the access details of a managed service (SPEC 3.8).
 const AWAIT_INPUT: &str = "await_input";
@@ -91,13 +91,14 @@ impl Run {
     }
 
     fn finish_step(&mut self, index: usize, step: Step, m: &mut Moment<'_>) {
-        let leads = self.attempts.get(index).is_some_and(|a| self.leading().is_some_and(|l| l.id == a.id));
         let Some(attempt) = self.attempts.get_mut(index) else { return };
         let (id, retries) = (attempt.id, attempt.retries_of(step));
         if let Some(run) = attempt.steps.get_mut(step.number()) {
             run.status = StepStatus::Succeeded;
             run.finished_at = Some(m.now);
         }
+        // Why after it: who has just passed the leader leads, and who has done them all wins.
+        let leads = step.next().is_none() || self.leading().is_some_and(|l| l.id == id);
         let event = |kind| Event {
             step: Some(step.name().to_owned()),
             attempt: Some(id),
@@ -196,10 +197,10 @@ impl Run {
             operation.tries.push(Try { started_at: m.now, finished_at: None, error: None });
         }
         let started = operation.tries.last().map_or(m.now, |t| t.started_at);
-        let mut deadline = started.plus(operation.deadline);
+        let mut deadline = Deadline::after(started, operation.deadline);
         if goes_on {
             // H12: no deadline fires under a new lease before its holder has asked the provider once.
-            deadline = deadline.max(m.now.plus(operation.planned.call_limit.min(operation.deadline)));
+            deadline = deadline.max(Deadline::after(m.now, operation.planned.call_limit.min(operation.deadline)));
         }
         let name = operation.planned.name.clone();
         let step = operation.planned.step.name().to_owned();
@@ -284,7 +285,7 @@ impl Run {
         id
     }
 
-    fn perform_call(&self, place: Place, index: usize, base: usize, deadline: Timestamp) -> Option<Call> {
+    fn perform_call(&self, place: Place, index: usize, base: usize, deadline: Deadline) -> Option<Call> {
         let attempt = self.attempts.get(base)?;
         let operation = self.operations(place).get(index)?;
         let row = operation.row.and_then(|id| self.ledger.iter().find(|r| r.id == id));

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::attempt::done_event;
 use super::pipeline::Place;
-use super::{AttemptState, Moment, Operation, OperationStatus, RowState, Run};
+use super::{Moment, Operation, OperationStatus, RowState, Run};
 use crate::event::{Event, EventKind, ResourceRef};
 use crate::failure::{Class, Failure};
 use crate::id::ResourceId;
@@ -46,7 +46,8 @@ impl Run {
             }
             Reply::Failed(failure) => self.fail_try(place, index, latest, current, failure, false, m),
             Reply::TimedOut { last_seen } => {
-                let failure = timed_out(operation, last_seen.as_deref());
+                let (name, limit, source) = (&operation.planned.name, operation.deadline, &operation.deadline_source);
+                let failure = timed_out(name, limit, source, last_seen.as_deref());
                 self.fail_try(place, index, latest, current, failure, true, m);
             }
             Reply::Dropped => self.drop_wait(place, index, latest, current, m),
@@ -265,7 +266,7 @@ impl Run {
         operation.status = OperationStatus::Failed;
         m.events.push(done_event(operation, attempt, "failed"));
         if let Place::Attempt(attempt) = place {
-            self.end_attempt(attempt, AttemptState::Failed, Some(failure), m);
+            self.fail_attempt(attempt, failure, m);
         }
     }
 
@@ -341,13 +342,9 @@ impl Run {
     }
 }
 
-fn timed_out(operation: &Operation, last_seen: Option<&str>) -> Failure {
+/// A time-out: what it was, the limit, where the limit comes from, and what was seen last (SPEC 3.1).
+pub(super) fn timed_out(operation: &str, limit: Span, source: &str, last_seen: Option<&str>) -> Failure {
     let seen = last_seen.map_or(String::new(), |s| format!("; last seen: {s}"));
-    let text = format!(
-        "{} did not end within {} s (limit from: {}){seen}",
-        operation.planned.name,
-        operation.deadline.as_seconds_f64(),
-        operation.deadline_source
-    );
+    let text = format!("{operation} did not end within {} s (limit from: {source}){seen}", limit.as_seconds_f64());
     Failure::new(Class::Transient, "operation_timed_out", text)
 }

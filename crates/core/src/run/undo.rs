@@ -3,12 +3,13 @@
 use serde_json::json;
 
 use super::pipeline::Place;
+use super::settle::timed_out;
 use super::{Directive, Moment, OperationStatus, Row, RowState, Run, Try};
 use crate::event::{Event, EventKind, ResourceRef};
 use crate::failure::{Class, Failure};
 use crate::id::ResourceId;
 use crate::time::{Span, Timestamp};
-use crate::workflow::call::{Call, CallKey, Held, Task};
+use crate::workflow::call::{Call, CallKey, Deadline, Held, Task};
 use crate::workflow::retry::backoff;
 use crate::workflow::{Found, Reply};
 
@@ -102,7 +103,7 @@ impl Run {
             request: self.id,
             cluster: row.cluster,
             task,
-            deadline: m.now.plus(limit),
+            deadline: Deadline::after(m.now, limit),
             send_by: None,
             call_limit: limit,
             identity,
@@ -158,7 +159,7 @@ impl Run {
             request: self.id,
             cluster: row.cluster,
             task: Task::Release(Box::new(held)),
-            deadline: m.now.plus(limit),
+            deadline: Deadline::after(m.now, limit),
             send_by: None,
             call_limit: CALL_LIMIT,
             identity,
@@ -194,9 +195,8 @@ impl Run {
             Reply::Gone { replaced } => self.close(index, replaced, m),
             Reply::Failed(failure) => self.release_failed(index, failure, m),
             Reply::TimedOut { last_seen } => {
-                let seen = last_seen.map_or(String::new(), |s| format!("; last seen: {s}"));
-                let text = format!("it was not gone in time{seen}");
-                self.release_failed(index, Failure::new(Class::Transient, "operation_timed_out", text), m);
+                let failure = self.undo_timed_out(index, None, last_seen.as_deref());
+                self.release_failed(index, failure, m);
             }
             _ => {
                 if let Some(row) = self.ledger.get_mut(index) {
@@ -220,6 +220,19 @@ impl Run {
         owe(row, &policy, failure, m);
     }
 
+    /// A release or a look that was not done in time: `at_most` is what limits a look besides its settings.
+    fn undo_timed_out(&self, index: usize, at_most: Option<Span>, last_seen: Option<&str>) -> Failure {
+        let row = self.ledger.get(index);
+        let settings = row.and_then(|r| self.attempts.iter().find(|a| a.id == r.attempt)).map(|a| &a.settings);
+        let (name, default) = match at_most {
+            Some(limit) => ("find".to_owned(), limit),
+            None => (format!("delete_{}", row.map_or("", |r| &r.kind)), RELEASE_DEADLINE),
+        };
+        let (limit, source) = settings.map_or((default, "default"), |s| s.deadline(&name, default));
+        let (limit, source) = if at_most.is_some_and(|most| most < limit) { (default, "default") } else { (limit, source) };
+        timed_out(&name, limit, source, last_seen)
+    }
+
     fn retry_policy(&self, index: usize) -> crate::cluster::Retry {
         let attempt = self.ledger.get(index).and_then(|r| self.attempts.iter().find(|a| a.id == r.attempt));
         attempt.map_or_else(|| crate::cluster::Settings::default().retry, |a| a.settings.retry)
@@ -236,10 +249,11 @@ impl Run {
             Reply::Dropped => return,
             Reply::Failed(failure) => return self.look_failed(index, owner, failure, m),
             _ => {
-                let failure = Failure::new(Class::Transient, "operation_timed_out", "the backend did not answer the look");
+                let failure = self.undo_timed_out(index, Some(CALL_LIMIT), None);
                 return self.look_failed(index, owner, failure, m);
             }
         };
+        let Some(row) = self.ledger.get_mut(index) else { return };
         row.failures = 0;
         row.last_error = None;
         if row.state == RowState::Owed && row.provider_id.is_none() {

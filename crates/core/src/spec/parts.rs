@@ -103,15 +103,30 @@ pub enum StrategyKind {
     Single,
     /// Another attempt elsewhere when one fails.
     Failover,
+    /// Two attempts from the start; the first to verify wins.
+    Race,
+    /// A second attempt beside one that is slow.
+    Hedge,
 }
 
 impl StrategyKind {
+    /// All of them with their names.
+    pub const ALL: [(&'static str, Self); 4] =
+        [("single", Self::Single), ("failover", Self::Failover), ("race", Self::Race), ("hedge", Self::Hedge)];
+
     /// The name in the API.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Single => "single",
-            Self::Failover => "failover",
-        }
+        Self::ALL.iter().find(|(_, s)| *s == self).map_or("", |(n, _)| n)
+    }
+
+    /// The strategy of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, s)| *s)
+    }
+
+    /// Two attempts may be at work at once.
+    pub fn is_parallel(self) -> bool {
+        matches!(self, Self::Race | Self::Hedge)
     }
 }
 
@@ -127,32 +142,39 @@ pub struct Strategy {
 
 impl Default for Strategy {
     fn default() -> Self {
-        Self { kind: StrategyKind::Failover, max_attempts: 3 }
+        Self::of(StrategyKind::Failover)
     }
 }
 
 impl Strategy {
-    pub(super) fn check(pointer: &str, value: &Value, flaws: &mut Flaws) -> Self {
+    /// A strategy with its usual limit of attempts.
+    pub fn of(kind: StrategyKind) -> Self {
+        Self { kind, max_attempts: if kind == StrategyKind::Single { 1 } else { 3 } }
+    }
+
+    /// Reads the one that stands at `pointer`.
+    pub fn check(pointer: &str, value: &Value, flaws: &mut Flaws) -> Self {
         let mut o = Object::new(pointer, value, flaws);
-        let words =
-            [("single", Some(StrategyKind::Single)), ("failover", Some(StrategyKind::Failover)), ("race", None), ("hedge", None)];
-        let kind = match o.word("type", &words, flaws) {
-            Some(Some(kind)) => kind,
-            Some(None) => {
-                let asked = value.get("type").cloned().unwrap_or_default();
-                let message = "race and hedge are not offered by this version; use single or failover";
-                flaws.add(&o.at("type"), "enum", &asked, message);
-                StrategyKind::Failover
-            }
-            None => StrategyKind::Failover,
-        };
+        let kind = o.word("type", &StrategyKind::ALL, flaws).unwrap_or(StrategyKind::Failover);
         let asked = o.integer("max_attempts", 1, 3, flaws).and_then(|n| u32::try_from(n).ok());
+        let at = o.at("max_attempts");
         if kind == StrategyKind::Single && asked.is_some_and(|n| n > 1) {
-            flaws.add(&o.at("max_attempts"), "max", &Value::from(asked), "single has one attempt");
+            flaws.add(&at, "max", &Value::from(asked), "single has one attempt");
+        }
+        if kind.is_parallel() && asked.is_some_and(|n| n < 2) {
+            flaws.add(&at, "min", &Value::from(asked), format!("{} needs two attempts", kind.name()));
         }
         o.finish(flaws);
-        let max_attempts = if kind == StrategyKind::Single { 1 } else { asked.unwrap_or(3) };
-        Self { kind, max_attempts }
+        let usual = Self::of(kind);
+        Self { max_attempts: asked.unwrap_or(usual.max_attempts), ..usual }
+    }
+
+    /// What of it holds for a kind of service. Two attempts at once need two endpoints, so where the request fixes the
+    /// endpoint a policy of race or hedge means failover (H9).
+    #[must_use]
+    pub fn for_kind(self, kind: super::Kind) -> Self {
+        let narrow = self.kind.is_parallel() && kind.fixes_endpoint();
+        Self { kind: if narrow { StrategyKind::Failover } else { self.kind }, ..self }
     }
 }
 

@@ -24,7 +24,7 @@ fn faults(value: &Value) -> Vec<(String, String)> {
 fn a_good_vps_is_read() {
     let spec = Spec::check("", &vps(), &Reversed).expect("good");
     assert_eq!(spec.kind, Kind::Vps);
-    assert_eq!(spec.strategy, Strategy::default());
+    assert_eq!(spec.strategy, None, "left to the policy");
     assert_eq!(spec.needs().cpu, 2);
     let kept = serde_json::to_value(&spec).expect("json");
     assert_eq!(serde_json::from_value::<Spec>(kept).expect("back"), spec);
@@ -42,7 +42,10 @@ fn each_rule_is_named_with_its_pointer() {
         (json!({"product": "x"}), "/requests/0/product", "unknown_key"),
         (json!({"ports": [22, 22]}), "/requests/0/ports", "unique"),
         (json!({"ports": [70000]}), "/requests/0/ports/0", "max"),
-        (json!({"strategy": {"type": "race"}}), "/requests/0/strategy/type", "enum"),
+        (json!({"strategy": {"type": "relay"}}), "/requests/0/strategy/type", "enum"),
+        (json!({"strategy": {"type": "race", "max_attempts": 1}}), "/requests/0/strategy/max_attempts", "min"),
+        (json!({"strategy": {"type": "hedge", "max_attempts": 4}}), "/requests/0/strategy/max_attempts", "max"),
+        (json!({"strategy": {"type": "single", "max_attempts": 2}}), "/requests/0/strategy/max_attempts", "max"),
         (json!({"notify_email": "nobody"}), "/requests/0/notify_email", "format"),
         (json!({"ssh_keys": ["rsa"]}), "/requests/0/ssh_keys/0", "format"),
         (json!({"provider": "azure"}), "/requests/0/provider", "enum"),
@@ -55,6 +58,40 @@ fn each_rule_is_named_with_its_pointer() {
         }
         let found = faults(&value);
         assert!(found.contains(&(pointer.to_owned(), rule.to_owned())), "{change}: {found:?}");
+    }
+}
+
+#[test]
+fn h09_a_kind_whose_endpoint_the_request_fixes_takes_one_attempt_at_a_time() {
+    let source = json!({"repository": "https://git.example/a.git"});
+    let size = json!({"cpu": 1, "memory_gb": 1, "storage_gb": 1});
+    let kinds = [
+        json!({"kind": "kubernetes_namespace", "region": "eu", "size": size}),
+        json!({"kind": "environment", "region": "eu", "source": source}),
+        json!({"kind": "managed", "product": "erp"}),
+    ];
+    for mut value in kinds {
+        (value["name"], value["tenant"]) = (json!("a"), json!("acme"));
+        for (name, good) in [("single", true), ("failover", true), ("race", false), ("hedge", false)] {
+            value["strategy"] = json!({"type": name});
+            let read = Spec::check("", &value, &Reversed);
+            assert_eq!(read.is_ok(), good, "{value}");
+            let flaw = read.err().and_then(|flaws| flaws.into_iter().next());
+            if let Some(flaw) = flaw {
+                assert_eq!((flaw.pointer.as_str(), flaw.rule.as_str()), ("/strategy/type", "enum"));
+                assert!(flaw.message.contains(name), "named: {}", flaw.message);
+            }
+        }
+    }
+    let mut race = vps();
+    race["strategy"] = json!({"type": "race"});
+    assert_eq!(Spec::check("", &race, &Reversed).expect("good").strategy, Some(Strategy::of(StrategyKind::Race)));
+}
+
+#[test]
+fn h09_a_policy_of_two_attempts_at_once_means_failover_where_that_cannot_be() {
+    for (kind, expected) in [(Kind::Vps, StrategyKind::Race), (Kind::Managed, StrategyKind::Failover)] {
+        assert_eq!(Strategy::of(StrategyKind::Race).for_kind(kind).kind, expected);
     }
 }
 

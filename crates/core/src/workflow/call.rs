@@ -42,6 +42,64 @@ pub enum CallKey {
     },
 }
 
+/// When a call must have ended, whatever the backend says. By the store's clock.
+///
+/// It can only be made from a beginning and a limit, and the limit has an end itself, so that no wait for a backend can be
+/// written that may last for ever (SPEC 3.1). Waits for people and for prerequisites are no calls.
+///
+/// ```
+/// use provisor_core::workflow::call::Deadline;
+/// use provisor_core::{Span, Timestamp};
+/// assert_eq!(Deadline::after(Timestamp(0), Span::seconds(60)).at(), Timestamp(60_000_000));
+/// // However long the limit is:
+/// assert!(Deadline::after(Timestamp(0), Span(i64::MAX)).at() < Timestamp::NEVER);
+/// ```
+///
+/// What never comes is no deadline:
+///
+/// ```compile_fail
+/// use provisor_core::workflow::call::Deadline;
+/// use provisor_core::{Span, Timestamp};
+/// let never = Deadline(Timestamp::NEVER);
+/// ```
+///
+/// and a call has one:
+///
+/// ```compile_fail
+/// use provisor_core::workflow::call::{Call, Deadline};
+/// fn without(call: Call) -> Call {
+///     let Call { key, request, cluster, task, send_by, call_limit, identity, first_after, look_every, .. } = call;
+///     Call { key, request, cluster, task, send_by, call_limit, identity, first_after, look_every }
+/// }
+/// ```
+///
+/// as it does here, where nothing else is different:
+///
+/// ```
+/// use provisor_core::workflow::call::{Call, Deadline};
+/// fn with(call: Call) -> Call {
+///     let Call { key, request, cluster, task, deadline, send_by, call_limit, identity, first_after, look_every } = call;
+///     Call { key, request, cluster, task, deadline, send_by, call_limit, identity, first_after, look_every }
+/// }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Timestamp);
+
+/// No call waits longer than this; settings allow a day.
+const LONGEST: Span = Span::seconds(7 * 86_400);
+
+impl Deadline {
+    /// So long after a moment.
+    pub fn after(start: Timestamp, limit: Span) -> Self {
+        Self(start.plus(limit.min(LONGEST)))
+    }
+
+    /// The moment itself.
+    pub fn at(self) -> Timestamp {
+        self.0
+    }
+}
+
 /// One thing to do at a backend.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Call {
@@ -53,8 +111,8 @@ pub struct Call {
     pub cluster: ClusterId,
     /// What to do.
     pub task: Task,
-    /// When a try ends, whatever the backend says. By the store's clock.
-    pub deadline: Timestamp,
+    /// When the try ends.
+    pub deadline: Deadline,
     /// After this moment the first call must not be sent any more (H5).
     pub send_by: Option<Timestamp>,
     /// Longest time of one call.

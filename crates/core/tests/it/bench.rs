@@ -9,7 +9,7 @@ use provisor_core::chance::{Chance, SplitMix};
 use provisor_core::cluster::{ProviderType, Settings};
 use provisor_core::event::{Actor, Event, EventKind};
 use provisor_core::lifecycle::is_allowed;
-use provisor_core::run::{Admission, Command, Directive, Launch, Moment, Refusal, Wanted};
+use provisor_core::run::{Admission, Command, Directive, Launch, Moment, Refusal, Role, Wanted};
 use provisor_core::spec::{Seal, Sealed};
 use provisor_core::workflow::{Answer, Call, CallKey, Planner, Task};
 use provisor_core::{AttemptId, Class, ClusterId, Failure, RequestId, ResourceId, Run, Span, Spec, State, TenantId, Timestamp};
@@ -42,12 +42,13 @@ impl Seal for Clear {
     }
 }
 
-/// One cluster with room for any number of attempts, unless it is full.
+/// One cluster with room for so many attempts, unless it is full.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) name: String,
     pub(crate) id: ClusterId,
     pub(crate) full: bool,
+    pub(crate) slots: usize,
 }
 
 pub(crate) struct Bench {
@@ -88,7 +89,12 @@ pub(crate) fn spec(kind: &str, extra: &Value) -> Spec {
 impl Bench {
     pub(crate) fn admit(spec: Spec, plans: Plans, clusters: &[&str], settings: Settings, seed: u64) -> Self {
         let mut chance = Even(SplitMix::new(seed));
-        let place = |name: &&str| Place { name: (*name).to_owned(), id: ClusterId::new(START, &mut chance.clone()), full: false };
+        let place = |name: &&str| Place {
+            name: (*name).to_owned(),
+            id: ClusterId::new(START, &mut chance.clone()),
+            full: false,
+            slots: usize::MAX,
+        };
         let mut places: Vec<Place> = clusters.iter().map(place).collect();
         for place in &mut places {
             place.id = ClusterId::new(START, &mut chance);
@@ -98,6 +104,7 @@ impl Bench {
             tenant: TenantId::new(START, &mut chance),
             spec,
             regions: vec!["eu".to_owned()],
+            policy: None,
             depends_on: Vec::new(),
             must_wait: false,
             retry_of: None,
@@ -194,14 +201,21 @@ impl Bench {
 
     /// The first attempt, on the first cluster with room.
     pub(crate) fn launch(&mut self) -> Vec<Call> {
-        assert!(self.place(), "no cluster has room");
+        assert!(self.place(Role::First), "no cluster has room");
         self.advance()
     }
 
-    fn place(&mut self) -> bool {
-        let used = self.run.failed_clusters();
-        let Some(place) = self.clusters.iter().find(|c| !c.full && !used.contains(&c.id)).cloned() else { return false };
+    /// As the store places: elsewhere; beside another also on its cluster, where there is no other.
+    fn place(&mut self, role: Role) -> bool {
+        let mut used = self.run.used_clusters();
+        let held = |c: &Place| self.run.holding().filter(|a| a.cluster == c.id).count();
+        let fits = |c: &&Place, used: &[ClusterId]| !c.full && held(c) < c.slots && !used.contains(&c.id);
+        if role != Role::Failover && !self.clusters.iter().any(|c| fits(&c, &used)) {
+            used = self.run.failed_clusters();
+        }
+        let Some(place) = self.clusters.iter().find(|c| fits(c, &used)).cloned() else { return false };
         let launch = Launch {
+            role,
             cluster: place.id,
             cluster_name: place.name.clone(),
             provider: ProviderType::Simulation,
@@ -233,8 +247,12 @@ impl Bench {
 
     fn decide(&mut self) -> Vec<Call> {
         let mut directive = self.ask();
-        while directive.launch {
-            if !self.place() {
+        while let Some(role) = directive.launch {
+            if role != Role::Failover {
+                if !self.place(role) {
+                    self.with(None, |run, m| run.go_without(role, "no other cluster has room", m));
+                }
+            } else if !self.place(role) {
                 let failure = self.run.error.clone().unwrap_or_else(|| Failure::new(Class::Capacity, "no_cluster", "no room"));
                 self.with(None, |run, m| run.give_up(failure, m));
             }
@@ -271,7 +289,7 @@ impl Bench {
         let log = self.log.len();
         let again = self.ask();
         let new: Vec<_> = self.log[log..].iter().map(|(_, e)| e.kind).collect();
-        assert!(again.calls.is_empty() && !again.launch, "asked again it wants {:?} {}", again.calls, again.launch);
+        assert!(again.calls.is_empty() && again.launch.is_none(), "asked again it wants {:?} {:?}", again.calls, again.launch);
         assert!(new.is_empty(), "asked again it tells {new:?}");
         assert!(again.wake_at >= wake_at, "asked again it wakes at {:?}, not {wake_at:?}", again.wake_at);
         (self.run, self.chance) = (run, chance);

@@ -2,17 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use provisor_core::State::{self, Activating, Configuring, PendingApproval, Queued, RollingBack, Verifying};
+use provisor_core::State::{self, PendingApproval, Queued, RollingBack};
 use provisor_core::lifecycle::EDGES;
 
 /// Edges that this version cannot take, and why.
-const NOT_YET: [(Option<State>, State, &str); 6] = [
+const NOT_YET: [(Option<State>, State, &str); 3] = [
     (None, PendingApproval, "there are no approval rules yet"),
     (Some(PendingApproval), Queued, "there are no approval rules yet"),
     (Some(PendingApproval), RollingBack, "there are no approval rules yet"),
-    (Some(Activating), Configuring, "two attempts live at once only in race and hedge; failover goes back to allocating"),
-    (Some(Verifying), Configuring, "two attempts live at once only in race and hedge; failover goes back to allocating"),
-    (Some(Verifying), Activating, "two attempts live at once only in race and hedge; failover goes back to allocating"),
 ];
 
 #[test]

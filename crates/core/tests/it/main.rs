@@ -7,6 +7,7 @@ mod coverage;
 mod plans;
 mod properties;
 mod pure;
+mod rollback;
 mod scenarios;
 mod show;
 mod world;

@@ -26,6 +26,7 @@ struct Case {
     clusters: Vec<String>,
     settings: Settings,
     seed: u64,
+    slots: usize,
     bench: Option<Bench>,
     shown: Shown,
     calls: Vec<String>,
@@ -152,6 +153,7 @@ impl Case {
             clusters: vec!["c1".into(), "c2".into(), "c3".into(), "c4".into()],
             settings: Settings::default(),
             seed: 1,
+            slots: usize::MAX,
             bench: None,
             shown: Shown::default(),
             calls: Vec::new(),
@@ -177,6 +179,7 @@ impl Case {
             "plan-suspend" => self.actions.0 = Some(rest.to_owned()),
             "plan-reactivate" => self.actions.1 = Some(rest.to_owned()),
             "clusters" => self.clusters = rest.split_whitespace().map(str::to_owned).collect(),
+            "hedge-after" => self.settings.hedge_after = span(rest),
             "retries" => self.settings.retry.max_retries = rest.parse().unwrap(),
             "deadline" => {
                 let (operation, deadline) = rest.split_once(' ').unwrap();
@@ -195,6 +198,9 @@ impl Case {
                 let bench = self.bench();
                 (bench.now, bench.downtime) = (bench.now.plus(span(rest)), bench.downtime.plus(span(rest)));
             }
+            "room" => self.bench().clusters.iter_mut().for_each(|c| c.full &= !rest.split(' ').any(|n| n == c.name)),
+            "slots" => self.slots = rest.parse().unwrap(),
+            "p95" => self.bench().plans.step_p95 = Some(span(rest)),
             "full" => self.bench().clusters.iter_mut().for_each(|c| c.full |= rest.split(' ').any(|n| n == c.name)),
             "refuse-actions" => self.bench().plans.refuses_actions = rest == "on",
             "new" => {
@@ -219,8 +225,11 @@ impl Case {
         for word in words {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
             match key {
-                "single" => extra["strategy"] = json!({"type": "single"}),
-                "attempts" => extra["strategy"] = json!({"type": "failover", "max_attempts": value.parse::<u32>().unwrap()}),
+                "single" | "race" | "hedge" => extra["strategy"] = json!({"type": key}),
+                "attempts" => {
+                    let kind = extra["strategy"]["type"].as_str().unwrap_or("failover").to_owned();
+                    extra["strategy"] = json!({"type": kind, "max_attempts": value.parse::<u32>().unwrap()});
+                }
                 "order" => extra["order_id"] = json!(value),
                 "name" => extra["name"] = json!(value),
                 "ttl" => extra["ttl_seconds"] = json!(span(value).as_seconds_f64()),
@@ -233,7 +242,9 @@ impl Case {
         plans.suspend = self.actions.0.clone().unwrap_or(plans.suspend);
         plans.reactivate = self.actions.1.clone().unwrap_or(plans.reactivate);
         let clusters: Vec<&str> = self.clusters.iter().map(String::as_str).collect();
-        self.bench = Some(Bench::admit(spec(kind, &extra), plans, &clusters, self.settings.clone(), self.seed));
+        let mut bench = Bench::admit(spec(kind, &extra), plans, &clusters, self.settings.clone(), self.seed);
+        bench.clusters.iter_mut().for_each(|c| c.slots = self.slots);
+        self.bench = Some(bench);
     }
 
     fn advance(&mut self) {

@@ -169,7 +169,7 @@ pub(crate) fn call(bench: &Bench, c: &Call) -> String {
             write!(out, " id={} of {}", held.provider_id, held.identity.as_deref().unwrap_or("?")).unwrap();
         }
     }
-    write!(out, " by {}", time(c.deadline)).unwrap();
+    write!(out, " by {}", time(c.deadline.at())).unwrap();
     if let Some(send_by) = c.send_by {
         write!(out, " send by {}", time(send_by)).unwrap();
     }

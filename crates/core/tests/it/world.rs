@@ -62,15 +62,23 @@ impl World {
     pub(crate) fn new(seed: u64, kind: &str, plan: &str, weather: Weather) -> Self {
         let mut chance = SplitMix::new(seed);
         let mut extra = serde_json::json!({});
-        match chance.below(4) {
-            0 => extra["strategy"] = serde_json::json!({"type": "single"}),
-            1 => extra["order_id"] = serde_json::json!("o-1"),
+        match chance.below(8) {
+            0 | 1 => extra["strategy"] = serde_json::json!({"type": "single"}),
+            2 => extra["order_id"] = serde_json::json!("o-1"),
+            3 | 4 if kind == "vps" => extra["strategy"] = serde_json::json!({"type": "race"}),
+            5 if kind == "vps" => extra["strategy"] = serde_json::json!({"type": "hedge"}),
             _ => {}
         }
         if kind == "environment" && chance.below(2) == 0 {
             extra["ttl_seconds"] = serde_json::json!(400);
         }
         let mut bench = Bench::admit(spec(kind, &extra), Plans::of(plan), &["c1", "c2", "c3"], Settings::default(), seed);
+        // Often slow, and often without room for two.
+        bench.plans.step_p95 = Some(Span::seconds(15));
+        if chance.below(4) == 0 {
+            bench.clusters.iter_mut().for_each(|c| c.slots = 1);
+            bench.clusters.truncate(1 + usize::try_from(chance.below(3)).unwrap());
+        }
         "| | start_server | probe_ssh probe_http".clone_into(&mut bench.plans.reactivate);
         let (objects, coming) = (Vec::new(), BTreeMap::new());
         let managed = kind == "managed";
@@ -234,7 +242,7 @@ impl World {
                 Task::Release(held) => self.release(&call, &held),
             };
             let (after, reply) = reply;
-            let at = self.bench.now.plus(after).min(call.deadline.max(self.bench.now));
+            let at = self.bench.now.plus(after).min(call.deadline.at().max(self.bench.now));
             self.send(at, call.key, reply);
         }
     }
@@ -359,7 +367,7 @@ impl World {
             return (after, Reply::Failed(self.failure()));
         }
         if lost {
-            return (call.deadline.since(self.bench.now), Reply::TimedOut { last_seen: None });
+            return (call.deadline.at().since(self.bench.now), Reply::TimedOut { last_seen: None });
         }
         let endpoints = vec![Endpoint { name: "ssh".into(), url: "ssh://192.0.2.1".into() }];
         (after, Reply::Done(Made { endpoints, ..Made::default() }))
@@ -393,7 +401,7 @@ impl World {
         }
         self.objects.retain(|o| o.id != held.provider_id);
         if self.percent(self.weather.lost) {
-            return (call.deadline.since(self.bench.now), Reply::TimedOut { last_seen: None });
+            return (call.deadline.at().since(self.bench.now), Reply::TimedOut { last_seen: None });
         }
         (after, Reply::Gone { replaced: false })
     }

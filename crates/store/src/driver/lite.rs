@@ -29,6 +29,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__first", include_str!("../../migrations/sqlite/V1__first.sql")),
     ("V2__roles", include_str!("../../migrations/sqlite/V2__roles.sql")),
     ("V3__drift", include_str!("../../migrations/sqlite/V3__drift.sql")),
+    ("V4__extra_launches", include_str!("../../migrations/sqlite/V4__extra_launches.sql")),
 ];
 
 /// Why a store could not be opened: what and where, in one line.

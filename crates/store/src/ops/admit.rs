@@ -9,6 +9,7 @@ use provisor_core::event::Actor;
 use provisor_core::placement::Choice;
 use provisor_core::quota::{self, Dimension, Limits, Usage};
 use provisor_core::run::Admission;
+use provisor_core::spec::Strategy;
 use provisor_core::tenant::TenantSpec;
 use provisor_core::workflow::Plan;
 use provisor_core::{Amounts, Class, Kind, RequestId, Run, Spec, State, TenantId, Timestamp};
@@ -120,6 +121,7 @@ struct TenantRow {
     id: TenantId,
     limits: Limits,
     used: Usage,
+    strategy: Option<Strategy>,
 }
 
 /// A prerequisite: another item of the batch, or a stored request with its state.
@@ -432,6 +434,7 @@ impl Admit {
                 tenant: tenant.id,
                 spec: spec.clone(),
                 regions: prepared.regions.get(index).cloned().unwrap_or_default(),
+                policy: Some(tenant.strategy.unwrap_or(self.context.strategy)),
                 depends_on: depends_on.clone(),
                 must_wait,
                 retry_of: self.retry_of,
@@ -494,7 +497,7 @@ fn tenant_row(row: &Row) -> Result<TenantRow, OpError> {
         (Kind::Managed, row.int(8)?),
     ];
     let used = Usage { amounts, requests: requests.into_iter().collect() };
-    Ok(TenantRow { id: row.id(0)?, limits: spec.quota, used })
+    Ok(TenantRow { id: row.id(0)?, limits: spec.quota, used, strategy: spec.strategy })
 }
 
 /// A prerequisite outside the batch: a live request of the tenant, by id or by name (H24).

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use provisor_core::chance::SplitMix;
 use provisor_core::event::{Actor, Event};
 use provisor_core::placement::Choice;
-use provisor_core::run::{Command, Moment, RUN_VERSION};
+use provisor_core::run::{Command, Moment, RUN_VERSION, Role};
 use provisor_core::workflow::Call;
 use provisor_core::{RequestId, Run, Span, Timestamp};
 use tracing::error;
@@ -306,7 +306,7 @@ impl Claim {
             loaded.run.await_turn("prerequisites", Some(format!("{open} not completed yet")), &mut moment);
             Timestamp::NEVER
         } else {
-            match clusters.place(&mut loaded.run, &mut moment) {
+            match clusters.place(&mut loaded.run, Role::First, &mut moment) {
                 Placed::Launched => {
                     moment.actor = None;
                     self.lead(tx, loaded, now, events, batch).await?;

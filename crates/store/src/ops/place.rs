@@ -8,10 +8,11 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use provisor_core::budget;
 use provisor_core::cluster::{ClusterSpec, Health};
 use provisor_core::placement::{Candidate, Choice, choose};
 use provisor_core::quota::Amounts;
-use provisor_core::run::{Launch, Moment};
+use provisor_core::run::{Launch, Moment, Role};
 use provisor_core::workflow::Planner;
 use provisor_core::{Class, ClusterId, Failure, RequestId, Run, Span, Spec, Timestamp};
 use serde::Deserialize;
@@ -22,7 +23,7 @@ use crate::value::{Row, Val};
 
 const CLUSTERS: Stmt = both(
     "select id, spec, health, draining, identity, reserved_cpu + used_cpu, reserved_memory + used_memory, \
-     reserved_storage + used_storage, reserved_slots + used_slots from cluster order by ordinal",
+     reserved_storage + used_storage, reserved_slots + used_slots, extra_launches from cluster order by ordinal",
 );
 
 // Why a cross join: SQLite keeps its order, so the few that wait are asked, not every tenant. Why the slot:
@@ -46,6 +47,8 @@ const ELDERS_AT_MOST: i64 = 64;
 pub(crate) struct Clusters {
     pub candidates: Vec<Candidate>,
     identities: BTreeMap<ClusterId, String>,
+    /// Budgets of extra launches (H31).
+    budgets: BTreeMap<ClusterId, i64>,
     kept: Vec<(ClusterId, RequestId)>,
 }
 
@@ -97,12 +100,13 @@ impl Clusters {
 
     /// There are tens or hundreds, not millions.
     fn of(rows: &[Row]) -> Result<Self, OpError> {
-        let mut found = Self { candidates: Vec::new(), identities: BTreeMap::new(), kept: Vec::new() };
+        let mut found = Self { candidates: Vec::new(), identities: BTreeMap::new(), budgets: BTreeMap::new(), kept: Vec::new() };
         for row in rows {
             let id: ClusterId = row.id(0)?;
             if let Some(identity) = row.opt_text(4)? {
                 found.identities.insert(id, identity.to_owned());
             }
+            found.budgets.insert(id, row.int(9)?);
             found.candidates.push(Candidate {
                 id,
                 spec: row.json::<ClusterSpec>(1)?,
@@ -165,9 +169,43 @@ impl Clusters {
         choice
     }
 
-    /// Starts the next attempt of a run where there is room for it.
-    pub(crate) fn place(&mut self, run: &mut Run, m: &mut Moment<'_>) -> Placed {
-        let mut avoid = run.failed_clusters();
+    /// Starts the first attempt of a run, or the one after a failed one, where there is room for it. The second one of a
+    /// race starts with the first.
+    pub(crate) fn place(&mut self, run: &mut Run, role: Role, m: &mut Moment<'_>) -> Placed {
+        let placed = self.place_apart(run, role, run.used_clusters(), m);
+        if matches!(placed, Placed::Launched) && run.races() {
+            self.place_beside(run, Role::Race, m);
+        }
+        placed
+    }
+
+    /// Starts an attempt beside the one that is at work: elsewhere, or on the same cluster where there is no other. Where
+    /// there is no room or no budget the request goes on without it, and says why.
+    pub(crate) fn place_beside(&mut self, run: &mut Run, role: Role, m: &mut Moment<'_>) {
+        let broke: Vec<ClusterId> = match run.draws_on_budget(role) {
+            true => self.budgets.iter().filter(|(_, left)| **left < budget::LAUNCH).map(|(id, _)| *id).collect(),
+            false => Vec::new(),
+        };
+        let mut why = Vec::new();
+        for used in [run.used_clusters(), run.failed_clusters()] {
+            let avoid = used.iter().chain(&broke).copied().collect();
+            why = match self.place_apart(run, role, avoid, m) {
+                Placed::Launched => return,
+                Placed::Not(choice) => choice.rejected,
+                Placed::Refused(failure) => vec![(failure.code, failure.message)],
+            };
+        }
+        let spent = |name: &str| self.candidates.iter().any(|c| c.spec.name == name && broke.contains(&c.id));
+        let reason = |(name, reason): &(String, String)| match spent(name) {
+            true => format!("{name}: its budget of extra launches is used up"),
+            false => format!("{name}: {reason}"),
+        };
+        let reasons: Vec<String> = why.iter().map(reason).collect();
+        run.go_without(role, &reasons.join("; "), m);
+    }
+
+    /// Starts an attempt on the best cluster besides those to avoid.
+    fn place_apart(&mut self, run: &mut Run, role: Role, mut avoid: Vec<ClusterId>, m: &mut Moment<'_>) -> Placed {
         let (mut refusal, mut passes): (Option<Failure>, bool) = (None, false);
         loop {
             let choice = self.choose(Some(run.id), &run.spec, &run.regions, &avoid);
@@ -185,6 +223,7 @@ impl Clusters {
                     chosen.taken_slots += 1;
                     let spec = &chosen.spec;
                     let launch = Launch {
+                        role,
                         cluster: id,
                         cluster_name: spec.name.clone(),
                         provider: spec.provider,
@@ -194,6 +233,9 @@ impl Clusters {
                         plan,
                     };
                     run.launch(launch, m);
+                    if let (Some(started), Some(left)) = (run.attempts.last(), self.budgets.get_mut(&id)) {
+                        *left = budget::after(*left, budget::change(run, started));
+                    }
                     self.kept.retain(|(_, elder)| *elder != run.id);
                     return Placed::Launched;
                 }

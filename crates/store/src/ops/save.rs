@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use provisor_core::budget;
 use provisor_core::chance::SplitMix;
 use provisor_core::event::{Actor, Event, EventKind};
 use provisor_core::id::EventId;
 use provisor_core::quota::Amounts;
 use provisor_core::run::{AttemptState, Command, Moment, RUN_VERSION, Row as LedgerRow};
+use provisor_core::spec::Strategy;
 use provisor_core::workflow::plan::Planner;
 use provisor_core::{ClusterId, Kind, RequestId, Run, Span, State, TenantId, Timestamp};
 use serde::Serialize;
@@ -29,6 +31,8 @@ pub struct Context {
     pub lease: Span,
     /// Stuck limit (SPEC 3.7).
     pub stuck_after: Span,
+    /// How requests are tried that do not say so themselves, of tenants that do not either (SPEC 3.4).
+    pub strategy: Strategy,
     /// How long no worker was alive, in all, in microseconds; kept fresh by the heartbeat (H12).
     pub downtime: AtomicI64,
     /// Where seeds for jitter and ids come from.
@@ -84,6 +88,8 @@ struct Holding {
     reserved_slots: i64,
     used: Amounts,
     used_slots: i64,
+    /// What its attempts have brought to the budget of extra launches, or taken from it (H31).
+    launches: i64,
 }
 
 /// Who keeps the lease after a save.
@@ -135,11 +141,21 @@ const UPSERT_RESOURCE: Stmt = both(
      provider_id = excluded.provider_id, state = excluded.state, in_doubt = excluded.in_doubt, open = excluded.open, \
      released_at = excluded.released_at",
 );
-const HOLD_CLUSTER: Stmt = both(
-    "update cluster set reserved_cpu = reserved_cpu + ?2, reserved_memory = reserved_memory + ?3, \
-     reserved_storage = reserved_storage + ?4, reserved_slots = reserved_slots + ?5, used_cpu = used_cpu + ?6, \
-     used_memory = used_memory + ?7, used_storage = used_storage + ?8, used_slots = used_slots + ?9 where id = ?1",
-);
+macro_rules! hold_cluster {
+    ($least:literal, $greatest:literal) => {
+        concat!(
+            "update cluster set reserved_cpu = reserved_cpu + ?2, reserved_memory = reserved_memory + ?3, \
+             reserved_storage = reserved_storage + ?4, reserved_slots = reserved_slots + ?5, used_cpu = used_cpu + ?6, \
+             used_memory = used_memory + ?7, used_storage = used_storage + ?8, used_slots = used_slots + ?9, extra_launches = ",
+            $least,
+            "(10000000, ",
+            $greatest,
+            "(0, extra_launches + ?10)) where id = ?1"
+        )
+    };
+}
+// What of the budget of extra launches is above full is lost, as in `provisor_core::budget` (H31).
+const HOLD_CLUSTER: Stmt = each(hold_cluster!("min", "max"), hold_cluster!("least", "greatest"));
 const HOLD_TENANT: Stmt = both(
     "update tenant set used_cpu = used_cpu + ?2, used_memory = used_memory + ?3, used_storage = used_storage + ?4, \
      used_vps = used_vps + ?5, used_kubernetes_namespace = used_kubernetes_namespace + ?6, \
@@ -227,6 +243,9 @@ fn loaded(row: &Row) -> Result<Loaded, OpError> {
 
 fn holdings(run: &Run) -> BTreeMap<ClusterId, Holding> {
     let mut all: BTreeMap<ClusterId, Holding> = BTreeMap::new();
+    for attempt in &run.attempts {
+        all.entry(attempt.cluster).or_default().launches += budget::change(run, attempt);
+    }
     for attempt in run.holding() {
         let held = all.entry(attempt.cluster).or_default();
         if attempt.state == AttemptState::Won {
@@ -331,6 +350,7 @@ async fn project(tx: &mut Tx<'_>, loaded: &mut Loaded) -> Result<(), OpError> {
                 used.memory_gb.into(),
                 used.storage_gb.into(),
                 (new.used_slots - old.used_slots).into(),
+                (new.launches - old.launches).into(),
             ];
             tx.send(&HOLD_CLUSTER, &values).await?;
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use provisor_core::chance::SplitMix;
 use provisor_core::event::Actor;
-use provisor_core::run::{Directive, Moment, Operation, OperationStatus};
+use provisor_core::run::{Directive, Moment, Operation, OperationStatus, Role};
 use provisor_core::workflow::{Answer, Call};
 use provisor_core::{RequestId, Run, Timestamp};
 
@@ -66,7 +66,7 @@ impl Op for Settle {
             loaded.run.settle(answer.clone(), &mut moment);
         }
         let directive = if self.closing {
-            Directive { calls: Vec::new(), wake_at: now, launch: false }
+            Directive { calls: Vec::new(), wake_at: now, launch: None }
         } else {
             advance(tx, &mut loaded.run, &mut moment).await?
         };
@@ -94,10 +94,12 @@ fn is_asking(run: &Run, generation: i64) -> bool {
 /// Decides what is next, with a further attempt where one is wanted and there is room for it now (H11).
 pub(crate) async fn advance(tx: &mut Tx<'_>, run: &mut Run, m: &mut Moment<'_>) -> Result<Directive, OpError> {
     let mut directive = run.advance(m);
-    while directive.launch {
+    while let Some(role) = directive.launch {
         save::lock_tenant(tx, run.tenant).await?;
         let mut clusters = Clusters::locked(tx, m.planner).await?;
-        if !matches!(clusters.place(run, m), Placed::Launched) {
+        if role != Role::Failover {
+            clusters.place_beside(run, role, m);
+        } else if !matches!(clusters.place(run, role, m), Placed::Launched) {
             let failure = run.error.clone().unwrap_or_else(|| {
                 provisor_core::Failure::new(provisor_core::Class::Capacity, "no_cluster", "no other cluster has room")
             });

@@ -23,6 +23,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__first", include_str!("../../../migrations/postgres/V1__first.sql")),
     ("V2__roles", include_str!("../../../migrations/postgres/V2__roles.sql")),
     ("V3__drift", include_str!("../../../migrations/postgres/V3__drift.sql")),
+    ("V4__extra_launches", include_str!("../../../migrations/postgres/V4__extra_launches.sql")),
 ];
 
 /// How statements are planned. Each is prepared and has an index for each of its conditions (a test sees to it), so

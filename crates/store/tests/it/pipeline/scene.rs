@@ -130,6 +130,7 @@ impl Scene {
             planner: Arc::new(Plans),
             lease: LEASE,
             stuck_after: Span::seconds(1800),
+            strategy: provisor_core::spec::Strategy::default(),
             downtime: AtomicI64::new(0),
             seeds: Box::new(move || seed.fetch_add(1, Ordering::Relaxed)),
         };

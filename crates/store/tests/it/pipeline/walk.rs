@@ -104,7 +104,8 @@ impl Walk {
             extra["depends_on"] = json!([on]);
         }
         if self.one_in(5) {
-            extra["strategy"] = json!({"type": "single"});
+            let kind = ["single", "race", "hedge"][self.below(3)];
+            extra["strategy"] = json!({"type": kind});
         }
         if self.one_in(6) {
             extra["queue_timeout_seconds"] = json!(5 + self.below(100));
