@@ -16,6 +16,7 @@ mod suite;
 mod tally;
 mod test;
 mod tidy;
+mod worlds;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,8 @@ cargo xtask COMMAND
   ci                                          fmt, clippy, tidy, generate --check
   tidy                                        sizes, crate directions, module docs, banned words, links
   generate [--check]                          docs/generated and docs/openapi.json; --check only compares
+  explore [--faults N]                        every interleaving of one request in small worlds
+  strategies [--check]                        the strategies side by side: docs/generated/strategies.md
   services up|down|env openstack|postgres     the real services that the tests use; up and env print KEY=VALUE";
 
 fn main() -> ExitCode {
@@ -46,6 +49,8 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(),
         ["generate"] => generate::run(generate::Mode::Write),
         ["generate", "--check"] => generate::run(generate::Mode::Check),
+        ["explore", options @ ..] => worlds::run("explore", options),
+        ["strategies", options @ ..] => worlds::run("strategies", options),
         ["services", command, name] => services::run(command, name),
         [] | ["help" | "-h" | "--help"] => {
             say(USAGE);

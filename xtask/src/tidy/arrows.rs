@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("crates/provider", &["provisor-core"]),
     ("crates/store", &["provisor-core"]),
     ("crates/engine", &["provisor-core", "provisor-store", "provisor-provider"]),
+    ("crates/worlds", &["provisor-core"]),
     ("crates/api", &["provisor-core", "provisor-engine", "provisor-provider", "provisor-store", "provisor-wire"]),
     ("xtask", &["provisor-core"]),
     ("bench", &[]),

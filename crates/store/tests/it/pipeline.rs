@@ -7,6 +7,7 @@ mod depend;
 mod elder;
 mod lease;
 mod lost;
+mod model;
 mod race;
 pub mod scene;
 mod settle;
@@ -98,6 +99,7 @@ conformance! {
     strategy_h31_a_policy_of_races_draws_on_the_budget: strategy::h31_a_policy_of_races_draws_on_the_budget;
     strategy_h31_hedges_end_with_the_budget: strategy::h31_hedges_end_with_the_budget;
     strategy_a_policy_is_fixed_at_admission: strategy::a_policy_is_fixed_at_admission;
+    model_keeps_what_the_store_keeps: model::keeps_what_the_store_keeps;
     settle_leads_to_a_service: settle::leads_to_a_service;
     settle_is_fenced: settle::is_fenced;
     settle_the_same_answer_twice_counts_once: settle::the_same_answer_twice_counts_once;
