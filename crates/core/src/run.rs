@@ -583,7 +583,7 @@ mod tests {
         let usual = json!({
             "retry": {"initial": 5.0, "factor": 2.0, "cap": 300.0, "max_retries": 3}, "deadlines": {}, "list_lag": 5.0,
             "late_create": 120.0, "orphan_grace": 900.0, "probe_first_after": 0.0, "probe_every": 10.0, "probe_deadline": 300.0,
-            "sweep_every": 300.0,
+            "sweep_every": 300.0, "hedge_after": 120.0, "extra_launch_budget_percent": 5.0,
         });
         assert_eq!(serde_json::to_value(Settings::default()).unwrap(), usual);
         let short = json!({"planned": {"name": "reserve", "step": "allocate"}, "status": "pending", "deadline": 60.0});

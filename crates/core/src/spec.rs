@@ -94,7 +94,7 @@ pub struct Spec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probes: Option<Probes>,
     /// How it is tried; `null` leaves it to the policy of the tenant or of the server.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<Strategy>,
     /// The order that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,9 +130,10 @@ pub trait Seal {
 
 impl Spec {
     /// Keys that are left out of the JSON where there is nothing to say; the API shows them as `null`.
-    pub const OPTIONAL: [&str; 13] = [
+    pub const OPTIONAL: [&str; 14] = [
         "region",
         "size",
+        "strategy",
         "provider",
         "cluster",
         "image",

@@ -35,7 +35,7 @@ fn what_is_left_out_of_the_json_is_known() {
     let spec = Spec::check("", &vps(), &Reversed).expect("good");
     let json = serde_json::to_value(&spec).expect("json");
     let keys: Vec<&str> = json.as_object().expect("object").keys().map(String::as_str).collect();
-    let there = ["kind", "labels", "depends_on", "name", "ports", "region_fallback", "ssh_keys", "strategy", "tenant"];
+    let there = ["kind", "labels", "depends_on", "name", "ports", "region_fallback", "ssh_keys", "tenant"];
     assert!(there.iter().all(|key| keys.contains(key)));
     assert!(keys.iter().all(|key| there.contains(key) || Spec::OPTIONAL.contains(key)), "{keys:?}");
     assert!(["image", "region", "size"].iter().all(|key| keys.contains(key)) && keys.len() == 12, "{keys:?}");
