@@ -8,6 +8,7 @@ mod pipeline;
 mod recovery;
 mod review;
 mod steps;
+mod strategies;
 mod sweep;
 mod toy;
 mod world;
