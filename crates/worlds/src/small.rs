@@ -46,7 +46,8 @@ const FOUR: &str = "a=server | b=address | c=disk | d=record";
 /// One that is waited for and made anew after a time-out, and one that is probed.
 const REMADE: &str = "a=server | b=address<a | wait~a | probe";
 
-/// The worlds that the command explores.
+/// The worlds that the command explores. A race has one fault less: its two attempts at once make thirty times as many
+/// states with each fault.
 pub fn scopes(faults: u32) -> Vec<Scope> {
     let scope = |name, plan, strategy, max_attempts| Scope {
         name,
@@ -62,7 +63,10 @@ pub fn scopes(faults: u32) -> Vec<Scope> {
         scope("failover, a resource in each step", FOUR, StrategyKind::Failover, 2),
         scope("failover, a server made anew after a time-out", REMADE, StrategyKind::Failover, 2),
         scope("hedge, a server made anew after a time-out", REMADE, StrategyKind::Hedge, 2),
-        scope("race, a server made anew after a time-out", REMADE, StrategyKind::Race, 2),
+        Scope {
+            faults: faults.saturating_sub(1),
+            ..scope("race, a server made anew after a time-out", REMADE, StrategyKind::Race, 2)
+        },
     ]
 }
 
