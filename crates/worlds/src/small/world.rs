@@ -200,7 +200,9 @@ impl World {
     }
 
     fn faults_now(&self, found: &mut Vec<Action>) {
-        for (index, flight) in self.flights.iter().enumerate().filter(|(_, f)| !f.silent && !self.holds_frozen(f.worker)) {
+        // What came too late to be sent is not lost on its way (H5).
+        let sent = |f: &Flight| !f.silent && f.call.send_by.is_none_or(|by| by >= self.now);
+        for (index, flight) in self.flights.iter().enumerate().filter(|(_, f)| sent(f) && !self.holds_frozen(f.worker)) {
             if !self.is_dropped(flight) {
                 found.push(Action::Lose(index));
                 if has_effect(&flight.call) {
