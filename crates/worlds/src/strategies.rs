@@ -79,7 +79,7 @@ impl Seal for Clear {
 /// What happens next, and to which request.
 enum Due {
     Arrives,
-    Answers(Answer),
+    Answers(Box<Answer>),
     Wakes,
     /// The one limit of the baseline is over.
     Limit,
@@ -154,7 +154,7 @@ impl<'a> World<'a> {
     fn happen(&mut self, now: Timestamp, request: u32, due: Due) {
         match due {
             Due::Arrives => self.arrive(now, request),
-            Due::Answers(answer) => self.decide(now, request, Some(answer)),
+            Due::Answers(answer) => self.decide(now, request, Some(*answer)),
             Due::Wakes => {
                 if self.lives.get(&request).is_some_and(|l| l.wake_at <= now) {
                     self.decide(now, request, None);
@@ -220,7 +220,7 @@ impl<'a> World<'a> {
         }
         for call in directive.calls {
             let (at, answer) = self.luck.answer(now, request, &mut life.objects, &life.run, &call);
-            self.put(at, request, Due::Answers(answer));
+            self.put(at, request, Due::Answers(Box::new(answer)));
         }
         life.wake_at = directive.wake_at;
         if life.wake_at < Timestamp::NEVER {

@@ -72,7 +72,7 @@ fn text(world: &World) -> String {
     let row = &world.row;
     let due = row.due.max(world.now);
     w.put(format_args!("|{:?} {} {}", row.worker, w.ahead(due), row.attention));
-    for hold in world.holds.iter() {
+    for hold in &world.holds {
         let told = hold.as_ref().map(|h| (row.generation - h.generation, w.ahead(h.wake_at.max(world.now)), h.frozen));
         w.put(format_args!("|{told:?}"));
     }
@@ -87,7 +87,7 @@ fn text(world: &World) -> String {
     }
     for object in &world.objects {
         let age = world.now.since(object.since).min(super::world::settings().list_lag);
-        lines.push(format!("o{} {} {}", w.tag(world, &object.tag), object.kind, age.0));
+        lines.push(format!("o{} {} {}", place_of(world, &object.tag), object.kind, age.0));
     }
     lines.sort_unstable();
     w.out.push_str(&lines.join("|"));
@@ -96,6 +96,11 @@ fn text(world: &World) -> String {
     }
     w.put(format_args!("|{}", world.faults));
     w.out
+}
+
+/// A row by its tag: its place in the ledger.
+fn place_of(world: &World, tag: &str) -> usize {
+    world.row.run.ledger.iter().position(|r| r.tag.as_str() == tag).unwrap_or(usize::MAX)
 }
 
 impl Writer {
@@ -113,11 +118,6 @@ impl Writer {
         *self.ids.entry(text.to_owned()).or_insert(next)
     }
 
-    /// A row by its tag: the row's place in the ledger.
-    fn tag(&self, world: &World, tag: &str) -> usize {
-        world.row.run.ledger.iter().position(|r| r.tag.as_str() == tag).unwrap_or(usize::MAX)
-    }
-
     /// Where its answer belongs, and whether it still is the latest call there.
     fn call(&self, world: &World, call: &Call) -> String {
         let run = &world.row.run;
@@ -129,7 +129,7 @@ impl Writer {
                 let found = run.attempts.get(place).and_then(|a| a.operations.get(*operation));
                 let latest = found.is_some_and(|o| o.calls == *number);
                 let made = if let provisor_core::workflow::Task::Perform(work) = &call.task { work.tag.as_ref() } else { None };
-                let made = made.map(|t| self.tag(world, t.as_str()));
+                let made = made.map(|t| place_of(world, t.as_str()));
                 format!("p{place} {operation} {latest} {made:?} {send_by:?}")
             }
             CallKey::Action { operation, .. } => format!("a{operation}"),

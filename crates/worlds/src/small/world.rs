@@ -392,7 +392,7 @@ impl World {
 
     fn begin(&mut self, worker: usize, generation: i64, taken: Taken) -> Vec<Call> {
         if let Some(hold) = self.holds.get_mut(worker) {
-            *hold = taken.held.then(|| Hold { generation, wake_at: taken.directive.wake_at, frozen: false });
+            *hold = taken.held.then_some(Hold { generation, wake_at: taken.directive.wake_at, frozen: false });
         }
         for call in &taken.directive.calls {
             let cut = creates(call) || matches!(call.task, Task::Find { .. });

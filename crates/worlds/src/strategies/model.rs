@@ -168,6 +168,10 @@ struct Fate {
     outlasts: bool,
 }
 
+fn told(call: &Call, reply: Reply) -> Answer {
+    Answer { key: call.key.clone(), reply }
+}
+
 /// Says what comes of each call.
 pub(super) struct Luck<'a> {
     model: &'a Model,
@@ -236,7 +240,7 @@ impl<'a> Luck<'a> {
     ) -> (Timestamp, Answer) {
         let (at, reply) = match &call.task {
             Task::Perform(work) => {
-                let CallKey::Operation { operation, .. } = call.key else { return (now, self.told(call, Reply::Dropped)) };
+                let CallKey::Operation { operation, .. } = call.key else { return (now, told(call, Reply::Dropped)) };
                 let creates = work.tag.is_some() && work.provider_id.is_none();
                 let limit = if creates { call.deadline.at().min(now.plus(call.call_limit)) } else { call.deadline.at() };
                 let number = run.attempts.iter().find(|a| Some(a.id) == work.attempt).map_or(0, |a| u64::from(a.number));
@@ -271,15 +275,11 @@ impl<'a> Luck<'a> {
             }
             Task::Release(held) => {
                 objects.remove(held.tag.as_str());
-                let mut chance = self.chance(request, [3, 3, u64::from(held.kind.len() as u32)]);
+                let mut chance = self.chance(request, [3, 3, held.kind.len() as u64]);
                 (now.plus(self.model.release.draw(&mut chance)).min(call.deadline.at()), Reply::Gone { replaced: false })
             }
         };
-        (at, self.told(call, reply))
-    }
-
-    fn told(&self, call: &Call, reply: Reply) -> Answer {
-        Answer { key: call.key.clone(), reply }
+        (at, told(call, reply))
     }
 
     fn takes(&self, operation: &str) -> Duration {
