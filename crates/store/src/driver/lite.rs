@@ -13,9 +13,9 @@ use provisor_core::Timestamp;
 use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags};
 
-use super::Job;
+use super::{Job, Results};
 use crate::op::OpError;
-use crate::tx::{Answer, RawTx, Stmt, Tx};
+use crate::tx::{Answer, Query, RawTx, Stmt, Tx};
 use crate::value::{Row, Val};
 
 /// In the header of our files, so that somebody else's database is not taken for ours: "Pvsr".
@@ -207,22 +207,28 @@ struct LiteTx<'c> {
     now: Timestamp,
 }
 
-/// Runs one job within the transaction that is open on `connection`.
-pub(super) fn perform(connection: &mut Connection, job: &dyn Job, now: Timestamp) -> Result<(), OpError> {
+/// Runs one job, or several that join, within the transaction that is open on `connection`.
+pub(super) fn perform(connection: &mut Connection, jobs: &[&dyn Job], now: Timestamp) -> Result<Results, OpError> {
     let mut raw = LiteTx { connection, now };
+    let name = jobs.first().map_or("", |job| job.name());
     // Why caught: one operation's fault must not take the writer away from all others.
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let mut tx = Tx::new(&mut raw);
-        let mut future = job.run(&mut tx);
+        let mut future = std::pin::pin!(super::run_unit(jobs, &mut tx));
         match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(answer) => answer,
-            Poll::Pending => Err(OpError::Corrupt(format!("operation {} waits for more than its transaction", job.name()))),
+            Poll::Pending => Err(OpError::Corrupt(format!("operation {name} waits for more than its transaction"))),
         }
     }));
     outcome.unwrap_or_else(|cause| {
         let text = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
-        Err(OpError::Corrupt(format!("operation {} panicked: {}", job.name(), text.unwrap_or("without a text"))))
+        Err(OpError::Corrupt(format!("operation {name} panicked: {}", text.unwrap_or("without a text"))))
     })
+}
+
+/// The same for one job.
+pub(super) fn perform_one(connection: &mut Connection, job: &dyn Job, now: Timestamp) -> Result<(), OpError> {
+    perform(connection, &[job], now).map(drop)
 }
 
 /// Runs a fixed statement of ours, such as `begin immediate`.
@@ -295,14 +301,15 @@ impl LiteTx<'_> {
         Ok(rows)
     }
 
-    fn batch_now(&mut self, stmt: &'static Stmt, rows: &[Vec<Val>]) -> Result<u64, rusqlite::Error> {
+    /// Answers whether each has changed exactly one row.
+    fn batch_now(&mut self, stmt: &'static Stmt, rows: &[Vec<Val>]) -> Result<bool, rusqlite::Error> {
         let mut statement = self.connection.prepare_cached(stmt.text)?;
-        let mut changed = 0;
+        let mut each_one = true;
         for params in rows {
             bind(&mut statement, params)?;
-            changed += statement.raw_execute()? as u64;
+            each_one &= statement.raw_execute()? == 1;
         }
-        Ok(changed)
+        Ok(each_one)
     }
 }
 
@@ -319,8 +326,15 @@ impl RawTx for LiteTx<'_> {
         ready(self.rows_now(stmt, params))
     }
 
-    fn several<'a>(&'a mut self, queries: &'a [(&'static Stmt, Vec<Val>)]) -> Answer<'a, Vec<Vec<Row>>> {
-        ready(queries.iter().map(|(stmt, params)| self.rows_now(stmt, params)).collect())
+    fn several<'a>(&'a mut self, queries: Vec<Query>) -> Answer<'a, Vec<Vec<Row>>> {
+        let one = |query: &Query| {
+            let mut found = Vec::new();
+            for params in &query.rows {
+                found.extend(self.rows_now(query.stmt, params)?);
+            }
+            Ok(found)
+        };
+        ready(queries.iter().map(one).collect())
     }
 
     fn send<'a>(&'a mut self, stmt: &'static Stmt, params: &'a [Val], expected: Option<u64>) -> Answer<'a, ()> {
@@ -329,8 +343,9 @@ impl RawTx for LiteTx<'_> {
         ready(changed.and_then(|changed| if fits(changed) { Ok(()) } else { Err(OpError::Fenced) }))
     }
 
-    fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: &'a [Vec<Val>]) -> Answer<'a, ()> {
-        ready(self.batch_now(stmt, rows).map(drop).map_err(|e| database(&e)))
+    fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: Vec<Vec<Val>>, each_one: bool) -> Answer<'a, ()> {
+        let changed = self.batch_now(stmt, &rows).map_err(|e| database(&e));
+        ready(changed.and_then(|one| if one || !each_one { Ok(()) } else { Err(OpError::Fenced) }))
     }
 
     fn now(&mut self) -> Answer<'_, Timestamp> {
