@@ -12,9 +12,9 @@ use provisor_core::quota::Amounts;
 use provisor_core::run::{AttemptState, Command, Moment, RUN_VERSION, Row as LedgerRow};
 use provisor_core::workflow::plan::Planner;
 use provisor_core::{ClusterId, Kind, RequestId, Run, Span, State, TenantId, Timestamp};
-use serde::Serialize;
 use serde_json::json;
 
+use super::log_row::{self, Told};
 use super::writes::Writes;
 use crate::op::OpError;
 use crate::tx::{Stmt, Tx, each, many};
@@ -361,25 +361,7 @@ fn hold_tenant(writes: &mut Writes, run: &Run, count: i64, work: i64) {
     writes.hold_tenant(run.tenant, by);
 }
 
-/// What is written of an event; published ones tell of their request as it was then.
-#[derive(Serialize)]
-struct Body<'a> {
-    #[serde(flatten)]
-    event: &'a Event,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request: Option<Subject<'a>>,
-}
-
-#[derive(Serialize)]
-struct Subject<'a> {
-    id: RequestId,
-    name: &'a str,
-    kind: Kind,
-    state: State,
-    order_id: Option<&'a str>,
-}
-
-/// Appends events to the log: every one counts in the request's version, published ones in its sequence.
+/// Appends events to the log, in one row: every one counts in the request's version, published ones in its sequence.
 fn append(
     writes: &mut Writes,
     loaded: &mut Loaded,
@@ -387,34 +369,21 @@ fn append(
     now: Timestamp,
     chance: &mut SplitMix,
 ) -> Result<(), OpError> {
-    let run = &loaded.run;
-    let mut state = loaded.state;
-    for event in events {
-        loaded.events += 1;
-        state = event.to_state.unwrap_or(state);
-        let sequence = event.kind.is_published().then(|| {
-            loaded.published += 1;
-            loaded.published
-        });
-        let request = event.kind.is_published().then(|| Subject {
-            id: run.id,
-            name: &run.spec.name,
-            kind: run.spec.kind,
-            state,
-            order_id: run.spec.order_id.as_deref(),
-        });
-        let body = to_json(&Body { event: &event, request })?;
-        writes.events.push(vec![
-            EventId::new(now, chance).into(),
-            run.id.into(),
-            loaded.events.into(),
-            sequence.into(),
-            event.kind.name().into(),
-            loaded.tenant_name.as_str().into(),
-            now.0.into(),
-            body.into(),
-        ]);
+    if events.is_empty() {
+        return Ok(());
     }
+    let told = Told {
+        run: &loaded.run,
+        tenant: &loaded.tenant_name,
+        before: loaded.state,
+        version: loaded.events,
+        published: loaded.published,
+        at: now,
+        events,
+    };
+    let (row, version, published) = log_row::values(told, EventId::new(now, chance))?;
+    (loaded.events, loaded.published) = (version, published);
+    writes.events.push(row);
     Ok(())
 }
 

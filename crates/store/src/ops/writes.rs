@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use provisor_core::{ClusterId, RequestId, State, TenantId};
 
+use super::log_row;
 use crate::op::OpError;
 use crate::tx::{Stmt, Tx, both, many};
 use crate::value::Val;
@@ -42,8 +43,6 @@ const UPDATE_ATTENTION: Stmt = many(
      ?9::bigint[], ?10::bigint[], ?11::bigint[]) as n (id, state, live, run, events, published, in_work, updated_at, \
      no_room_since, due_at, version) where r.id = n.id and r.version = n.version",
 );
-const INSERT_EVENT: Stmt =
-    both("insert into event (id, subject, version, sequence, kind, tenant, at, body) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)");
 const UPSERT_RESOURCE: Stmt = both(
     "insert into resource (id, request, attempt, cluster, kind, name, tag, provider_id, state, in_doubt, open, created_at, released_at) \
      values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) on conflict (id) do update set \
@@ -83,7 +82,7 @@ pub(crate) const STATEMENTS: &[&Stmt] = &[
     &INSERT,
     &UPDATE,
     &UPDATE_ATTENTION,
-    &INSERT_EVENT,
+    &log_row::INSERT,
     &UPSERT_RESOURCE,
     &HOLD_CLUSTER,
     &HOLD_TENANT,
@@ -144,7 +143,7 @@ impl Writes {
         }
         tx.batch_each_one(&UPDATE, updates).await?;
         tx.batch_each_one(&UPDATE_ATTENTION, attentions).await?;
-        tx.batch(&INSERT_EVENT, take(&mut self.events)).await?;
+        tx.batch(&log_row::INSERT, take(&mut self.events)).await?;
         tx.batch(&DEPEND, take(&mut self.dependencies)).await?;
         tx.batch(&LABEL, take(&mut self.labels)).await?;
         tx.batch(&UPSERT_RESOURCE, take(&mut self.resources)).await?;
