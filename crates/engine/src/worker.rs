@@ -96,7 +96,10 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
                     }
                     if batch.busy {
                         engine.bell.log_moved();
-                        continue;
+                        // Why not otherwise: what is due and was not taken is in other hands.
+                        if due <= engine.store.now() {
+                            continue;
+                        }
                     }
                 }
                 Err(error) => warn!(%error, "claiming failed; it is tried again"),

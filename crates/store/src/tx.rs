@@ -67,7 +67,7 @@ pub trait RawTx: Send {
     /// Runs a query.
     fn rows<'a>(&'a mut self, stmt: &'static Stmt, params: &'a [Val]) -> Answer<'a, Vec<Row>>;
     /// Runs several queries, in this order.
-    fn several<'a>(&'a mut self, queries: Vec<Query>) -> Answer<'a, Vec<Vec<Row>>>;
+    fn several(&mut self, queries: Vec<Query>) -> Answer<'_, Vec<Vec<Row>>>;
     /// Runs a statement whose answer nobody waits for; where it changes another number of rows than is expected the
     /// operation is fenced, at its end at the latest.
     fn send<'a>(&'a mut self, stmt: &'static Stmt, params: &'a [Val], expected: Option<u64>) -> Answer<'a, ()>;

@@ -326,7 +326,7 @@ impl RawTx for LiteTx<'_> {
         ready(self.rows_now(stmt, params))
     }
 
-    fn several<'a>(&'a mut self, queries: Vec<Query>) -> Answer<'a, Vec<Vec<Row>>> {
+    fn several(&mut self, queries: Vec<Query>) -> Answer<'_, Vec<Vec<Row>>> {
         let one = |query: &Query| {
             let mut found = Vec::new();
             for params in &query.rows {

@@ -189,8 +189,6 @@ enum Turn {
     Over,
     /// It has nothing more.
     Empty,
-    /// What was read of its queue is used up.
-    Unread,
 }
 
 impl Taking<'_, '_> {
@@ -284,8 +282,7 @@ impl Taking<'_, '_> {
         Ok(())
     }
 
-    /// Takes from the queues, tenant after tenant (H19). What was read of them may be used up before enough was taken; then
-    /// what was decided is written, and they are read again.
+    /// Takes from the queues, tenant after tenant (H19).
     async fn take_queued(&mut self, mut known: Option<Vec<Row>>) -> Result<(), OpError> {
         let mut passed_by = 0;
         while self.batch.taken < self.claim.limit && passed_by < PASSED_BY_AT_MOST {
@@ -313,8 +310,6 @@ impl Taking<'_, '_> {
                         }
                     }
                     Turn::Empty => {}
-                    // Its turn goes on when it was read again.
-                    Turn::Unread => break,
                 }
             }
             // Others have all that is due: they hold it locked.
@@ -330,12 +325,12 @@ impl Taking<'_, '_> {
         if tenants.is_empty() {
             return Ok(VecDeque::new());
         }
-        let most = wanted.unsigned_abs().div_ceil(tenants.len() as u64);
+        let most = count(usize::try_from(wanted).unwrap_or(usize::MAX).div_ceil(tenants.len()));
         let (mut queues, mut rows) = (VecDeque::with_capacity(tenants.len()), Vec::with_capacity(tenants.len()));
         for row in tenants {
             let (tenant, room) = (row.id(0)?, row.int(1)?);
             queues.push_back(Queue { tenant, room, heads: VecDeque::new(), more: false });
-            rows.push(vec![tenant.into(), count(usize::try_from(most).unwrap_or(usize::MAX)).into(), self.now.0.into()]);
+            rows.push(vec![tenant.into(), most.into(), self.now.0.into()]);
         }
         let mut queries = vec![Query::each(&HEADS, rows)];
         if self.clusters.is_none() {
@@ -352,9 +347,19 @@ impl Taking<'_, '_> {
         }
         for queue in &mut queues {
             queue.heads = heads.remove(&queue.tenant).unwrap_or_default();
-            queue.more = queue.heads.len() as u64 >= most;
+            queue.more = count(queue.heads.len()) >= most;
         }
         Ok(queues)
+    }
+
+    /// What was read of a queue is used up: what was decided on it is written, then it is read again.
+    async fn read_on(&mut self, queue: &mut Queue) -> Result<(), OpError> {
+        self.writes.flush(self.tx).await?;
+        let most = count(PASSED_BY_IN_A_TURN);
+        let rows = self.tx.rows_of(&HEADS, vec![vec![queue.tenant.into(), most.into(), self.now.0.into()]]).await?;
+        queue.more = rows.len() >= PASSED_BY_IN_A_TURN;
+        queue.heads = rows.into();
+        Ok(())
     }
 
     /// One turn of a tenant: its next request that can start.
@@ -363,9 +368,10 @@ impl Taking<'_, '_> {
             return Ok(Turn::Empty);
         }
         for _ in 0..PASSED_BY_IN_A_TURN {
-            let Some(head) = queue.heads.pop_front() else {
-                return Ok(if queue.more { Turn::Unread } else { Turn::Empty });
-            };
+            if queue.heads.is_empty() && queue.more {
+                self.read_on(queue).await?;
+            }
+            let Some(head) = queue.heads.pop_front() else { return Ok(Turn::Empty) };
             // Boxed for the same reason.
             if let Some(in_work) = Box::pin(self.start(&head)).await? {
                 queue.room -= i64::from(in_work);

@@ -232,12 +232,7 @@ pub(crate) async fn save(
 }
 
 /// Writes what was gathered, and tells those who wait for whose state has changed.
-pub(crate) async fn finish(
-    tx: &mut Tx<'_>,
-    context: &Context,
-    mut writes: Writes,
-    now: Timestamp,
-) -> Result<(), OpError> {
+pub(crate) async fn finish(tx: &mut Tx<'_>, context: &Context, mut writes: Writes, now: Timestamp) -> Result<(), OpError> {
     writes.flush(tx).await?;
     tell_dependents(tx, context, writes, now).await
 }
@@ -255,7 +250,7 @@ pub(crate) fn keep(
     // Of two transactions the one that began first may come to the row last; its events are not dated back (H40).
     let at = now.max(loaded.updated_at);
     append(writes, &mut loaded, events, at, chance)?;
-    write_row(writes, &loaded, lease, at)?;
+    write_row(writes, &loaded, &lease, at)?;
     loaded.updated_at = at;
     loaded.version += 1;
     project(writes, &mut loaded);
@@ -283,9 +278,7 @@ fn write_row(writes: &mut Writes, loaded: &Loaded, lease: Lease<'_>, now: Timest
     // What is over is never due again, whoever saw to its end.
     let due = |at: Timestamp| Val::from(if run.state.is_terminal() { Timestamp::NEVER.0 } else { at.0 });
     let (rows, rest) = match lease {
-        Lease::Held(worker, until) => {
-            (&mut writes.updates, vec![loaded.generation.into(), worker.into(), until.0.into()])
-        }
+        Lease::Held(worker, until) => (&mut writes.updates, vec![loaded.generation.into(), worker.into(), until.0.into()]),
         Lease::Free(at) => (&mut writes.updates, vec![loaded.generation.into(), Val::Null, due(at)]),
         Lease::Attention(at) => (&mut writes.attentions, vec![due(at)]),
     };
@@ -440,12 +433,7 @@ pub(crate) fn insert(
 
 /// A prerequisite that completed wakes its dependents; one that ended otherwise fails them, and they
 /// theirs (H24). Generation after generation and no recursion: a batch may be one long chain, and a stack has an end.
-async fn tell_dependents(
-    tx: &mut Tx<'_>,
-    context: &Context,
-    mut writes: Writes,
-    now: Timestamp,
-) -> Result<(), OpError> {
+async fn tell_dependents(tx: &mut Tx<'_>, context: &Context, mut writes: Writes, now: Timestamp) -> Result<(), OpError> {
     while !writes.changed.is_empty() {
         let is_ended = |state: &State| matches!(state, State::Failed | State::RollingBack | State::RolledBack);
         let changed: BTreeMap<RequestId, State> = std::mem::take(&mut writes.changed).into_iter().collect();

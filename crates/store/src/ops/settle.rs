@@ -94,13 +94,7 @@ impl Settle {
     }
 
     /// Decides, and notes what is to be written.
-    async fn settle(
-        &self,
-        tx: &mut Tx<'_>,
-        writes: &mut Writes,
-        mut loaded: Loaded,
-        now: Timestamp,
-    ) -> Result<Settled, OpError> {
+    async fn settle(&self, tx: &mut Tx<'_>, writes: &mut Writes, mut loaded: Loaded, now: Timestamp) -> Result<Settled, OpError> {
         let mut events = Vec::new();
         let mut chance = SplitMix::new((self.context.seeds)());
         let mut moment = self.context.moment(now, self.generation, &mut chance, &mut events, None);

@@ -336,7 +336,7 @@ impl RawTx for PgTx<'_> {
         })
     }
 
-    fn several<'a>(&'a mut self, queries: Vec<Query>) -> Answer<'a, Vec<Vec<Row>>> {
+    fn several(&mut self, queries: Vec<Query>) -> Answer<'_, Vec<Vec<Row>>> {
         Box::pin(async move {
             let answer = self.several_now(queries).await;
             self.note(answer)?.iter().map(|rows| read(rows)).collect()

@@ -136,7 +136,8 @@ pub async fn is_as_one_by_one(scene: Scene) {
         }
         told += &left;
     }
-    for word in ["NameTaken", "QuotaExceeded", "IdempotencyMismatch", "NoCluster", "Invalid", "Fenced", "Completed", "RolledBack"] {
+    for word in ["NameTaken", "QuotaExceeded", "IdempotencyMismatch", "NoCluster", "Invalid", "Fenced", "Completed", "RolledBack"]
+    {
         assert!(told.contains(word), "{word} was not met");
     }
     for side in [&one, &other] {
