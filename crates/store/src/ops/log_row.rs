@@ -59,15 +59,8 @@ struct Shared {
     actor: Option<Actor>,
 }
 
-/// As much of an event's line as counting on takes.
-#[derive(Deserialize)]
-struct Glance {
-    kind: EventKind,
-    #[serde(default)]
-    to_state: Option<State>,
-}
-
 /// Where an event stands.
+#[derive(Clone, Copy)]
 pub(crate) struct Standing {
     /// In the log.
     pub position: i64,
@@ -137,36 +130,43 @@ pub(crate) use columns;
 pub(crate) fn entries(row: &Row, wanted: impl Fn(&Standing) -> bool) -> Result<Vec<Entry>, OpError> {
     let mut lines = row.text(8)?.lines();
     let shared = lines.next().unwrap_or_default();
-    let glances = lines.clone().map(read::<Glance>).collect::<Result<Vec<Glance>, OpError>>()?;
-    let many = count(glances.len());
+    let lines: Vec<(EventKind, &str)> = lines.map(|line| Ok((kind_of(line)?, line))).collect::<Result<_, OpError>>()?;
+    let many = count(lines.len());
     if many != row.int(4)? {
         return Err(OpError::Corrupt(format!("{many} events of {} in a row of {}", row.text(2)?, row.int(4)?)));
     }
     let (mut position, mut version) = (row.int(0)? - many, row.int(3)? - many);
-    let mut sequence = row.opt_int(5)?.unwrap_or(0) - count(glances.iter().filter(|g| g.kind.is_published()).count());
+    let mut sequence = row.opt_int(5)?.unwrap_or(0) - count(lines.iter().filter(|(kind, _)| kind.is_published()).count());
     // Read where it is needed: of most rows nothing is wanted where few kinds are.
-    let mut taken: Option<Taken> = None;
-    let mut state = None;
-    for (index, (glance, line)) in (0..).zip(glances.iter().zip(lines)) {
+    let mut taken: Option<Taken<'_>> = None;
+    for (index, (kind, _)) in lines.iter().enumerate() {
         position += 1;
         version += 1;
-        sequence += i64::from(glance.kind.is_published());
-        state = glance.to_state.or(state);
-        let sequence = glance.kind.is_published().then_some(sequence);
-        let standing = Standing { position, version, sequence, kind: glance.kind };
+        sequence += i64::from(kind.is_published());
+        let standing = Standing { position, version, sequence: kind.is_published().then_some(sequence), kind: *kind };
         if wanted(&standing) {
             let taken = match &mut taken {
                 Some(taken) => taken,
-                none => none.insert(Taken::of(row, shared)?),
+                none => none.insert(Taken::of(row, shared, &lines)?),
             };
-            taken.add(standing, index, state, line)?;
+            taken.add(standing, index)?;
         }
     }
     Ok(taken.map_or_else(Vec::new, |t| t.entries))
 }
 
+/// The kind of the event in a line, which begins with it, without reading the line.
+fn kind_of(line: &str) -> Result<EventKind, OpError> {
+    let name = line.strip_prefix("{\"kind\":\"").and_then(|rest| rest.split('"').next());
+    name.and_then(EventKind::parse).ok_or_else(|| OpError::Corrupt("a line of the log begins with no kind of event".to_owned()))
+}
+
 /// What is taken of a row.
-struct Taken {
+struct Taken<'a> {
+    lines: &'a [(EventKind, &'a str)],
+    /// Lines that the state is known of.
+    told: usize,
+    state: Option<State>,
     shared: Shared,
     id: EventId,
     subject: RequestId,
@@ -175,27 +175,40 @@ struct Taken {
     entries: Vec<Entry>,
 }
 
-impl Taken {
-    fn of(row: &Row, shared: &str) -> Result<Self, OpError> {
+/// As much of an event as the request's state takes.
+#[derive(Deserialize)]
+struct Change {
+    to_state: Option<State>,
+}
+
+impl<'a> Taken<'a> {
+    fn of(row: &Row, shared: &str, lines: &'a [(EventKind, &'a str)]) -> Result<Self, OpError> {
         let (id, subject, tenant) = (row.id(1)?, row.id(2)?, row.text(6)?.to_owned());
-        Ok(Self { shared: read(shared)?, id, subject, tenant, at: Timestamp(row.int(7)?), entries: Vec::new() })
+        let shared: Shared = read(shared)?;
+        let state = shared.request.as_ref().map(|r| r.state);
+        Ok(Self { lines, told: 0, state, shared, id, subject, tenant, at: Timestamp(row.int(7)?), entries: Vec::new() })
     }
 
-    /// The event of a line; `state` is the last one that the row tells, if it tells one up to here.
-    fn add(&mut self, standing: Standing, index: u64, state: Option<State>, line: &str) -> Result<(), OpError> {
-        let mut body: Event = read(line)?;
+    fn add(&mut self, standing: Standing, index: usize) -> Result<(), OpError> {
+        for (_, line) in self.lines.iter().take(index).skip(self.told).filter(|(_, line)| line.contains("\"to_state\":")) {
+            self.state = read::<Change>(line)?.to_state.or(self.state);
+        }
+        let mut body: Event = read(self.lines.get(index).map_or("", |(_, line)| line))?;
+        self.state = body.to_state.or(self.state);
+        self.told = index + 1;
         if body.actor.is_none() {
             body.actor.clone_from(&self.shared.actor);
         }
         let Standing { position, version, sequence, kind } = standing;
-        let shown = self.shared.request.as_ref().filter(|_| sequence.is_some());
-        let request = shown.map(|s| EntryRequest {
-            name: s.name.clone(),
-            kind: s.kind,
-            state: state.unwrap_or(s.state),
-            order_id: s.order_id.clone(),
+        let shown = self.shared.request.as_ref().zip(self.state).filter(|_| sequence.is_some());
+        let request = shown.map(|(shown, state)| EntryRequest {
+            name: shown.name.clone(),
+            kind: shown.kind,
+            state,
+            order_id: shown.order_id.clone(),
         });
-        let (id, subject, tenant, at) = (self.id.following(index), self.subject, self.tenant.clone(), self.at);
+        let id = self.id.following(u64::try_from(index).unwrap_or(u64::MAX));
+        let (subject, tenant, at) = (self.subject, self.tenant.clone(), self.at);
         self.entries.push(Entry { position, id, subject, version, sequence, kind, tenant, at, body, request });
         Ok(())
     }
