@@ -309,7 +309,7 @@ impl Claim {
             match clusters.place(&mut loaded.run, &mut moment) {
                 Placed::Launched => {
                     moment.actor = None;
-                    self.lead(tx, loaded, now, events, batch).await?;
+                    Box::pin(self.lead(tx, loaded, now, events, batch)).await?;
                     return Ok(true);
                 }
                 Placed::Refused(failure) => {
