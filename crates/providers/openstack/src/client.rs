@@ -6,7 +6,7 @@
 //! redirects or tries again, with one exception: a call answered 401 was not carried out, so it is repeated once
 //! with a new token.
 //!
-//! The token is renewed by one caller while the others wait (a mutex around the session), before it expires by
+//! The token is renewed by one caller while the others wait (see [`flight`](crate::flight)), before it expires by
 //! Keystone's own reckoning: its lifetime is the difference of two times of the server, measured from here with a
 //! monotonic clock, so that neither side's wall clock matters.
 
@@ -21,11 +21,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::catalog::{Choice, Entry, Service, base_url};
 use crate::config::{Credentials, Endpoint};
+use crate::flight::Flight;
+use crate::versions;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,6 +61,8 @@ pub(crate) enum Outcome {
     Unreadable(String),
     /// It could not be addressed: the catalog has no such service.
     NoEndpoint(String),
+    /// The service is too old or too new to be spoken to.
+    Incompatible(String),
 }
 
 /// A call that did not succeed.
@@ -101,7 +104,7 @@ impl fmt::Display for CallError {
                 f.write_str(message)?;
             }
             Outcome::Unreadable(why) => write!(f, "unexpected answer: {why}")?,
-            Outcome::NoEndpoint(why) => f.write_str(why)?,
+            Outcome::NoEndpoint(why) | Outcome::Incompatible(why) => f.write_str(why)?,
         }
         match &self.request_id {
             Some(id) => write!(f, " ({id})"),
@@ -172,6 +175,8 @@ pub(crate) struct Session {
     renew_at: Instant,
     /// The project that the token is for: the identity of this backend (H4).
     pub(crate) project_id: String,
+    /// What its user may be there, by name.
+    pub(crate) roles: Vec<String>,
     catalog: Vec<Entry>,
 }
 
@@ -181,7 +186,10 @@ pub(crate) struct Client {
     auth_url: String,
     choice: Choice,
     credentials: Credentials,
-    session: Mutex<Option<Arc<Session>>>,
+    session: Flight<Session>,
+    compute_version: Flight<HeaderValue>,
+    volume_version: Flight<HeaderValue>,
+    placement_version: Flight<HeaderValue>,
 }
 
 impl fmt::Debug for Client {
@@ -220,36 +228,33 @@ impl Client {
                 overrides: endpoint.overrides.clone(),
             },
             credentials,
-            session: Mutex::new(None),
+            session: Flight::default(),
+            compute_version: Flight::default(),
+            volume_version: Flight::default(),
+            placement_version: Flight::default(),
         })
     }
 
     /// A fresh login, whatever session there is; for tests of the credentials.
     pub(crate) async fn renew(&self) -> Result<Arc<Session>, CallError> {
-        let present = self.session.lock().await.clone();
+        let present = self.session.present().await;
         self.session(present.as_ref()).await
     }
 
     /// The current session; logs in where there is none, or where it is `stale` or near its end.
     pub(crate) async fn session(&self, stale: Option<&Arc<Session>>) -> Result<Arc<Session>, CallError> {
-        let mut slot = self.session.lock().await;
-        if let Some(session) = slot.as_ref() {
+        let good = |session: &Arc<Session>| {
             let refused = stale.is_some_and(|old| Arc::ptr_eq(old, session));
-            if !refused && Instant::now() < session.renew_at {
-                return Ok(Arc::clone(session));
-            }
-        }
-        *slot = None;
-        let session = Arc::new(self.login().await?);
-        *slot = Some(Arc::clone(&session));
-        Ok(session)
+            !refused && Instant::now() < session.renew_at
+        };
+        self.session.get(good, self.login()).await
     }
 
     /// Logs in. This POST makes nothing that anybody must release, so a lost answer is harmless.
     async fn login(&self) -> Result<Session, CallError> {
         let call = Call::post(Service::Identity, "/auth/tokens", self.credentials.login()).within(LOGIN_TIMEOUT);
         let asked_at = Instant::now();
-        let reply = self.send(&call, &self.auth_url, None).await?;
+        let reply = self.send(&call, &self.auth_url, None, None).await?;
         let unreadable = |why: &str| call.failed(Outcome::Unreadable(why.to_owned()), None);
         let mut token =
             reply.headers.get("x-subject-token").cloned().ok_or_else(|| unreadable("a token without X-Subject-Token"))?;
@@ -264,6 +269,7 @@ impl Client {
             token,
             renew_at: asked_at + life.saturating_sub(life / RENEWAL_SHARE),
             project_id: body.project.id,
+            roles: body.roles.into_iter().map(|role| role.name).collect(),
             catalog: body.catalog,
         })
     }
@@ -289,13 +295,48 @@ impl Client {
     async fn call_as(&self, call: &Call, session: &Session) -> Result<(Value, Option<i64>), CallError> {
         let base = base_url(&session.catalog, &self.choice, call.service, &session.project_id)
             .map_err(|why| call.failed(Outcome::NoEndpoint(why), None))?;
-        let reply = self.send(call, &base, Some(&session.token)).await?;
+        let version = self.version(call, &base, &session.token).await?;
+        let reply = self.send(call, &base, Some(&session.token), version.as_deref()).await?;
         let date = reply.headers.get("date").and_then(|value| value.to_str().ok());
         let date = date.and_then(|text| OffsetDateTime::parse(text, &Rfc2822).ok()).map(OffsetDateTime::unix_timestamp);
         Ok((reply.body, date))
     }
 
-    async fn send(&self, call: &Call, base: &str, token: Option<&HeaderValue>) -> Result<Reply, CallError> {
+    /// The microversion to speak, agreed before the first call: what is too old is told before anything is made.
+    async fn version(&self, call: &Call, base: &str, token: &HeaderValue) -> Result<Option<Arc<HeaderValue>>, CallError> {
+        let (Some(spoken), Some(agreed)) = (versions::spoken(call.service), self.agreed(call.service)) else { return Ok(None) };
+        let fetch = async {
+            let ask = Call::get(call.service, "");
+            let document = match self.send(&ask, &versions::document_url(call.service, base), Some(token), None).await {
+                Ok(reply) => Some(reply.body),
+                // A gateway may hide it, or ask for something else; what that means the call itself will tell.
+                Err(error) if error.status().is_some_and(|s| matches!(s, 300 | 403..=406 | 410)) => None,
+                Err(error) if matches!(error.outcome, Outcome::Unreadable(_)) => None,
+                Err(error) => return Err(error),
+            };
+            let words = spoken.agree(document.as_ref());
+            let words = words.map_err(|why| call.failed(Outcome::Incompatible(why), None))?;
+            HeaderValue::try_from(words).map_err(|e| call.failed(Outcome::Incompatible(e.to_string()), None))
+        };
+        agreed.get(|_| true, fetch).await.map(Some)
+    }
+
+    fn agreed(&self, service: Service) -> Option<&Flight<HeaderValue>> {
+        match service {
+            Service::Compute => Some(&self.compute_version),
+            Service::Volume => Some(&self.volume_version),
+            Service::Placement => Some(&self.placement_version),
+            Service::Identity | Service::Network | Service::Image => None,
+        }
+    }
+
+    async fn send(
+        &self,
+        call: &Call,
+        base: &str,
+        token: Option<&HeaderValue>,
+        version: Option<&HeaderValue>,
+    ) -> Result<Reply, CallError> {
         let mut request = self.http.request(call.method.clone(), format!("{base}{}", call.path)).timeout(call.timeout);
         if !call.query.is_empty() {
             request = request.query(&call.query);
@@ -303,8 +344,8 @@ impl Client {
         if let Some(token) = token {
             request = request.header("x-auth-token", token.clone());
         }
-        if let Some(version) = call.service.microversion() {
-            request = request.header("openstack-api-version", version);
+        if let Some(version) = version {
+            request = request.header("openstack-api-version", version.clone());
         }
         if let Some(body) = &call.body {
             request = request.json(body);
@@ -356,7 +397,14 @@ struct Token {
     expires_at: String,
     project: Project,
     #[serde(default)]
+    roles: Vec<RoleName>,
+    #[serde(default)]
     catalog: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct RoleName {
+    name: String,
 }
 
 #[derive(Deserialize)]

@@ -22,6 +22,21 @@ pub(crate) struct Flavor {
     pub(crate) memory_mb: u64,
 }
 
+impl Flavor {
+    /// Its name, and whether it is just what was asked for.
+    pub(crate) fn words(&self, size: Size) -> String {
+        if self.cpu == u64::from(size.cpu) && self.memory_mb == u64::from(size.memory_gb) * 1024 {
+            return self.name.clone();
+        }
+        let memory = if self.memory_mb.is_multiple_of(1024) {
+            format!("{} GiB", self.memory_mb / 1024)
+        } else {
+            format!("{} MiB", self.memory_mb)
+        };
+        format!("{} ({} vCPU, {memory}: the smallest that fits)", self.name, self.cpu)
+    }
+}
+
 /// An image that can be booted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Image {
@@ -160,6 +175,29 @@ pub(crate) async fn network(client: &Client, settings: &Settings, role: Role) ->
             Err(Failure::new(Class::Permanent, "network_ambiguous", message))
         }
     }
+}
+
+/// Whether a router that we see joins the two networks. One that belongs to another project is not shown to us, so
+/// only what is known to lead elsewhere is refused.
+pub(crate) async fn router(client: &Client, settings: &Settings) -> Result<(), String> {
+    let told = |failure: Failure| failure.message;
+    let inside = network(client, settings, Role::Tenant).await.map_err(told)?;
+    let outside = network(client, settings, Role::External).await.map_err(told)?;
+    let doors = client.call(Call::get(Service::Network, "/ports").query("network_id", inside)).await;
+    let doors = rows(doors.map_err(|e| e.to_string())?, "ports");
+    let of_router =
+        |port: &Value| text(port, "device_owner").is_some_and(|owner| owner.starts_with("network:") && owner.contains("router"));
+    let joined: Vec<&str> = doors.iter().filter(|port| of_router(port)).filter_map(|port| text(port, "device_id")).collect();
+    let routers = client.call(Call::get(Service::Network, "/routers")).await;
+    let routers = rows(routers.map_err(|e| e.to_string())?, "routers");
+    let known: Vec<&Value> = routers.iter().filter(|router| text(router, "id").is_some_and(|id| joined.contains(&id))).collect();
+    let leads_out =
+        |router: &&Value| router.pointer("/external_gateway_info/network_id").and_then(Value::as_str) == Some(outside.as_str());
+    if known.is_empty() || known.len() < joined.len() || known.iter().any(leads_out) {
+        return Ok(());
+    }
+    Err("no router of settings.network has its gateway on settings.external_network: floating IPs could not reach servers"
+        .to_owned())
 }
 
 /// Whether a text is a UUID, with or without hyphens.
