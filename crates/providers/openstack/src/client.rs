@@ -10,8 +10,9 @@
 //! Keystone's own reckoning: its lifetime is the difference of two times of the server, measured from here with a
 //! monotonic clock, so that neither side's wall clock matters.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use provisor_core::Timestamp;
@@ -36,6 +37,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A token is renewed when less than this part of its life is left.
 const RENEWAL_SHARE: u32 = 10;
+/// How long networks, flavors and images are believed to be as they were: fifty servers begun at once ask once.
+const LOOKED_UP_FOR: Duration = Duration::from_secs(60);
+/// Different lists that are kept.
+const LOOKED_UP_AT_MOST: usize = 1000;
 const BODY_LIMIT: usize = 32 << 20;
 const MESSAGE_LIMIT: usize = 400;
 
@@ -190,6 +195,13 @@ pub(crate) struct Client {
     compute_version: Flight<HeaderValue>,
     volume_version: Flight<HeaderValue>,
     placement_version: Flight<HeaderValue>,
+    looked_up: Mutex<BTreeMap<String, Arc<Flight<LookedUp>>>>,
+}
+
+/// A list of what seldom changes, and when it was asked for.
+struct LookedUp {
+    at: Instant,
+    rows: Vec<Value>,
 }
 
 impl fmt::Debug for Client {
@@ -232,6 +244,7 @@ impl Client {
             compute_version: Flight::default(),
             volume_version: Flight::default(),
             placement_version: Flight::default(),
+            looked_up: Mutex::default(),
         })
     }
 
@@ -290,6 +303,35 @@ impl Client {
             }
             result => result,
         }
+    }
+
+    /// The rows of a list that seldom changes: asked for once a minute by one for all. An empty one is asked for each
+    /// time, so that what was missing is found as soon as it is there.
+    pub(crate) async fn look_up(&self, call: Call, key: &str) -> Result<Vec<Value>, CallError> {
+        let name = format!("{} {} {:?}", call.service.name(), call.path, call.query);
+        let flight = {
+            let mut all = self.looked_up.lock().unwrap_or_else(PoisonError::into_inner);
+            if all.len() >= LOOKED_UP_AT_MOST {
+                all.clear();
+            }
+            Arc::clone(all.entry(name).or_default())
+        };
+        let fetch = async {
+            let at = Instant::now();
+            let mut answer = self.call(call).await?;
+            let rows = match answer.get_mut(key).map(Value::take) {
+                Some(Value::Array(rows)) => rows,
+                _ => Vec::new(),
+            };
+            Ok(LookedUp { at, rows })
+        };
+        let good = |found: &Arc<LookedUp>| !found.rows.is_empty() && found.at.elapsed() < LOOKED_UP_FOR;
+        Ok(flight.get(good, fetch).await?.rows.clone())
+    }
+
+    /// Forgets every list, for those who ask how things are now.
+    pub(crate) fn forget_lists(&self) {
+        self.looked_up.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     async fn call_as(&self, call: &Call, session: &Session) -> Result<(Value, Option<i64>), CallError> {

@@ -31,6 +31,7 @@ async fn timed<T>(name: &str, work: impl Future<Output = Result<T, String>>) -> 
 /// Logs in anew, asks each service something cheap, and looks up what the settings name.
 pub(crate) async fn test(cloud: &Openstack) -> Vec<Check> {
     let client = &cloud.client;
+    client.forget_lists();
     let (login, session) = timed("login", async { client.renew().await.map_err(|e| e.to_string()) }).await;
     let mut checks = vec![login];
     if session.is_none() {

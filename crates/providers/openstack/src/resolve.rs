@@ -61,8 +61,8 @@ fn rows(mut answer: Value, key: &str) -> Vec<Value> {
 /// Looks up the flavor for a size: the smallest that has enough processors and memory (so an exact one, where there
 /// is one). Storage comes from the volume.
 pub(crate) async fn flavor(client: &Client, settings: &Settings, size: Size) -> Result<Flavor, Failure> {
-    let answer = client.call(Call::get(Service::Compute, "/flavors/detail").query("limit", "1000")).await;
-    let all = rows(answer.map_err(|e| classify::failure(&e))?, "flavors");
+    let call = Call::get(Service::Compute, "/flavors/detail").query("limit", "1000");
+    let all = client.look_up(call, "flavors").await.map_err(|e| classify::failure(&e))?;
     smallest(&all, &settings.flavors, size).ok_or_else(|| {
         let among = if settings.flavors.is_empty() {
             format!("{} visible flavors", all.len())
@@ -106,8 +106,8 @@ pub(crate) async fn image(client: &Client, settings: &Settings, asked: &str) -> 
         };
     }
     if found.is_none() {
-        let answer = client.call(Call::get(Service::Image, "/images").query("name", wanted)).await;
-        let rows = rows(answer.map_err(|e| classify::failure(&e))?, "images");
+        let call = Call::get(Service::Image, "/images").query("name", wanted);
+        let rows = client.look_up(call, "images").await.map_err(|e| classify::failure(&e))?;
         // Of several with one name the newest active one: image names are reused at each refresh.
         found = rows.into_iter().max_by_key(|i| (text(i, "status") == Some("active"), text(i, "created_at").map(str::to_owned)));
     }
@@ -162,7 +162,7 @@ pub(crate) async fn network(client: &Client, settings: &Settings, role: Role) ->
         Some(name) => call.query("name", name),
         None => call.query("router:external", external),
     };
-    let rows = rows(client.call(call).await.map_err(|e| classify::failure(&e))?, "networks");
+    let rows = client.look_up(call, "networks").await.map_err(|e| classify::failure(&e))?;
     let ids: Vec<&str> = rows.iter().filter_map(|network| text(network, "id")).collect();
     match (ids.as_slice(), wanted) {
         ([id], _) => Ok((*id).to_owned()),
