@@ -95,8 +95,13 @@ fn action_lines(action: &Value, events: &[Value]) -> Vec<String> {
             None => lines.push(format!("{name}: {what} is under way since {}", field(event, "start_time"))),
         }
     }
-    if lines.is_empty() && events.is_empty() {
-        lines.push(format!("{name}: accepted, and no service has begun with it"));
+    // Nova calls an aborted build a success; its request id finds the rest in the logs all the same.
+    if lines.is_empty() {
+        let names: Vec<String> = events.iter().map(|event| field(event, "event")).collect();
+        lines.push(match names.as_slice() {
+            [] => format!("{name}: accepted, and no service has begun with it"),
+            all => format!("{name}: Nova counts {} as done", all.join(", ")),
+        });
     }
     lines
 }
@@ -185,6 +190,8 @@ mod tests {
         assert_eq!(lines, expected);
         let quiet = action_lines(&json!({"action": "start", "request_id": "req-2"}), &[]);
         assert_eq!(quiet, ["action start (req-2): accepted, and no service has begun with it"]);
+        let done = action_lines(&json!({"action": "stop", "request_id": "req-3"}), &[json!({"event": "e", "result": "Success"})]);
+        assert_eq!(done, ["action stop (req-3): Nova counts e as done"]);
     }
 
     #[test]

@@ -238,7 +238,7 @@ fn guests_that_do_not_answer_are_told_by_what_stands_between() {
         stage.completes("late", &id, 0);
         for (name, label, cause) in [
             ("never", "testbed_ssh: never", "refused"),
-            ("garbage", "testbed_ssh: garbage", "not with an SSH banner"),
+            ("garbage", "testbed_ssh: garbage", "SSH banner"),
             ("silent", "testbed_ssh: hang", "no SSH banner"),
         ] {
             let id = stage.ask(name, &format!(", ports: [22], strategy: {{type: single}}, labels: {{{label}}}"));
