@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use provisor_worlds::small::{explore, report, scopes};
-use provisor_worlds::strategies::{Figures, Model, compare, ways};
+use provisor_worlds::strategies::{Figures, Model, Way, compare, ways};
 
 /// Everything with one fault.
 #[test]
@@ -26,15 +26,18 @@ fn h07_h11_a_race_without_faults_holds_every_property() {
     }
 }
 
+fn of(all: &[Figures], name: &str) -> usize {
+    all.iter().position(|f| f.name == name).unwrap()
+}
+
 /// The table's claims, on fewer requests.
 #[test]
 fn deadlines_and_failover_beat_one_limit_for_the_whole() {
     let mut model = Model::read().unwrap();
     model.requests = 1500;
     let mut all: Vec<Figures> = ways().iter().map(|way| compare(&model, way)).collect();
-    let of = |all: &mut Vec<Figures>, name: &str| all.iter().position(|f| f.name == name).unwrap();
-    let (baseline, failover) = (of(&mut all, "baseline: one limit for the whole"), of(&mut all, "failover, learned deadlines"));
-    let race = of(&mut all, "race, learned deadlines");
+    let (baseline, failover) = (of(&all, "baseline: one limit for the whole"), of(&all, "failover, learned deadlines"));
+    let race = of(&all, "race, learned deadlines");
     assert!(all.iter().all(|f| f.ended() == model.requests), "every request comes to an end");
     let worst = all[baseline].percentile(99);
     assert!((92.0..98.0).contains(&all[baseline].success_percent()), "{}", all[baseline].success_percent());
@@ -42,7 +45,7 @@ fn deadlines_and_failover_beat_one_limit_for_the_whole() {
     assert!(all[failover].percentile(99) <= worst / 2.0, "{} against {worst}", all[failover].percentile(99));
     assert!(all[race].percentile(50) < all[failover].percentile(50) && all[race].launches_per_request() >= 2.0);
     // The budget of extra launches holds (H31): a twentieth more, and what was there at the beginning.
-    let extra = all[of(&mut all, "hedge, learned deadlines")].launches - all[failover].launches;
+    let extra = all[of(&all, "hedge, learned deadlines")].launches - all[failover].launches;
     assert!(extra <= u64::from(model.requests) / 20 + 40, "{extra} extra launches");
 }
 
@@ -51,7 +54,7 @@ fn deadlines_and_failover_beat_one_limit_for_the_whole() {
 fn a_comparison_can_be_repeated() {
     let mut model = Model::read().unwrap();
     model.requests = 300;
-    let figures = |way| {
+    let figures = |way: &Way| {
         let mut f = compare(&model, way);
         (f.completed, f.launches, f.percentile(50), f.percentile(99))
     };

@@ -45,9 +45,9 @@ impl Run {
                 }
             }
             Reply::Failed(failure) => self.fail_try(place, index, latest, current, failure, false, m),
-            Reply::TimedOut { last_seen } => {
+            Reply::TimedOut { last_seen, diagnosis } => {
                 let (name, limit, source) = (&operation.planned.name, operation.deadline, &operation.deadline_source);
-                let failure = timed_out(name, limit, source, last_seen.as_deref());
+                let failure = timed_out(name, limit, source, last_seen.as_deref()).diagnosed(diagnosis);
                 self.fail_try(place, index, latest, current, failure, true, m);
             }
             Reply::Dropped => self.drop_wait(place, index, latest, current, m),

@@ -268,7 +268,7 @@ impl World {
             }
             Action::TimeOut(index) => {
                 let flight = self.flights.remove(index);
-                let reply = Reply::TimedOut { last_seen: None };
+                let reply = Reply::TimedOut { last_seen: None, diagnosis: Vec::new() };
                 self.settle(flight.worker, vec![Answer { key: flight.call.key, reply }], planner)
             }
             Action::Cancel => self.ask(planner),

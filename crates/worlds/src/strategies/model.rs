@@ -250,14 +250,18 @@ impl<'a> Luck<'a> {
                 let fate = fate.filter(|f| f.operation == work.operation && (f.outlasts || work.try_number == 1));
                 let id = work.tag.as_ref().map(ToString::to_string);
                 match fate {
-                    Some(Fate { hangs: true, .. }) => (limit, Reply::TimedOut { last_seen: None }),
+                    Some(Fate { hangs: true, .. }) => (limit, Reply::TimedOut { last_seen: None, diagnosis: Vec::new() }),
                     Some(_) => (end, Reply::Failed(Failure::new(Class::Permanent, "failed", "it failed"))),
                     None => {
                         if let Some(id) = &id {
                             objects.entry(id.clone()).or_insert(end);
                         }
                         let made = Made { provider_id: id, ..Made::default() };
-                        if end <= limit { (end, Reply::Done(made)) } else { (limit, Reply::TimedOut { last_seen: None }) }
+                        if end <= limit {
+                            (end, Reply::Done(made))
+                        } else {
+                            (limit, Reply::TimedOut { last_seen: None, diagnosis: Vec::new() })
+                        }
                     }
                 }
             }

@@ -191,7 +191,7 @@ impl<'a> Pair<'a> {
                 Reply::Failed(Failure::new(Class::Transient, "weather", "the weather is bad"))
             }
             (1, CallKey::Operation { .. }) => Reply::Failed(Failure::new(Class::Permanent, "weather", "it will not work")),
-            (2 | 3, _) => Reply::TimedOut { last_seen: None },
+            (2 | 3, _) => Reply::TimedOut { last_seen: None, diagnosis: Vec::new() },
             _ => good(call).reply,
         }
     }
