@@ -261,7 +261,7 @@ pub(crate) fn keep(
     Ok(loaded)
 }
 
-fn write_row(writes: &mut Writes, loaded: &Loaded, lease: Lease<'_>, now: Timestamp) -> Result<(), OpError> {
+fn write_row(writes: &mut Writes, loaded: &Loaded, lease: &Lease<'_>, now: Timestamp) -> Result<(), OpError> {
     let run = &loaded.run;
     let no_room = run.waiting.as_ref().filter(|w| run.state == State::Queued && w.reason == "capacity");
     let mut values = vec![
@@ -278,9 +278,9 @@ fn write_row(writes: &mut Writes, loaded: &Loaded, lease: Lease<'_>, now: Timest
     // What is over is never due again, whoever saw to its end.
     let due = |at: Timestamp| Val::from(if run.state.is_terminal() { Timestamp::NEVER.0 } else { at.0 });
     let (rows, rest) = match lease {
-        Lease::Held(worker, until) => (&mut writes.updates, vec![loaded.generation.into(), worker.into(), until.0.into()]),
-        Lease::Free(at) => (&mut writes.updates, vec![loaded.generation.into(), Val::Null, due(at)]),
-        Lease::Attention(at) => (&mut writes.attentions, vec![due(at)]),
+        Lease::Held(worker, until) => (&mut writes.updates, vec![loaded.generation.into(), (*worker).into(), until.0.into()]),
+        Lease::Free(at) => (&mut writes.updates, vec![loaded.generation.into(), Val::Null, due(*at)]),
+        Lease::Attention(at) => (&mut writes.attentions, vec![due(*at)]),
     };
     values.extend(rest);
     values.push(loaded.version.into());
