@@ -149,3 +149,11 @@ pub enum OpError {
     #[error("stored data is not readable: {0}")]
     Corrupt(String),
 }
+
+impl OpError {
+    /// Whether it is the database that failed, so that the same may do once it can be used again. The store itself
+    /// tells that in the log.
+    pub const fn is_outage(&self) -> bool {
+        matches!(self, Self::Database(_) | Self::Unknown(_))
+    }
+}

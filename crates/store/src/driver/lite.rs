@@ -50,6 +50,14 @@ pub enum OpenError {
         /// Its type of file system.
         kind: String,
     },
+    /// The disk is full.
+    #[error("the disk of {} is full: {reason}", path.display())]
+    Full {
+        /// The file or folder.
+        path: PathBuf,
+        /// What could not be done.
+        reason: String,
+    },
     /// The file is no database.
     #[error("{} is not a database", path.display())]
     NotADatabase {
@@ -169,7 +177,18 @@ fn check_owner(connection: &Connection, path: &Path) -> Result<(), OpenError> {
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
-    let failed = |e: refinery::Error| OpenError::Migration { path: path.to_owned(), reason: one_line(&e.to_string()) };
+    let failed = |e: refinery::Error| {
+        let (path, reason) = (path.to_owned(), one_line(&e.to_string()));
+        let full = match e.kind() {
+            refinery::error::Kind::Connection(_, cause) => cause.downcast_ref().is_some_and(is_full),
+            _ => false,
+        };
+        if full {
+            OpenError::Full { path, reason: "its schema could not be made".to_owned() }
+        } else {
+            OpenError::Migration { path, reason }
+        }
+    };
     let listed: Result<Vec<_>, _> = MIGRATIONS.iter().map(|(name, sql)| refinery::Migration::unapplied(name, sql)).collect();
     let listed = listed.map_err(failed)?;
     let known = listed.iter().map(|m| i64::from(m.version())).max().unwrap_or(0);
@@ -186,8 +205,17 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Also where it is the index of the log that finds no room.
+fn is_full(error: &rusqlite::Error) -> bool {
+    let no_index = |e: &rusqlite::ffi::Error| e.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull) || error.sqlite_error().is_some_and(no_index)
+}
+
 pub(super) fn open_error(path: &Path, error: &rusqlite::Error) -> OpenError {
     let path = path.to_owned();
+    if is_full(error) {
+        return OpenError::Full { path, reason: "it could not be opened".to_owned() };
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => OpenError::NotADatabase { path },
         Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
@@ -240,13 +268,18 @@ pub(super) fn database(error: &rusqlite::Error) -> OpError {
     OpError::Database(one_line(&error.to_string()))
 }
 
-/// What a failed commit means. A refusal (a broken constraint, a lock) stores nothing; after an I/O error
-/// the commit may be in the log and come back with a recovery.
+/// What a failed commit means. A refusal (a broken constraint, a lock) stores nothing, nor does a full disk: what
+/// makes a commit of the pages is written last. After another I/O error the commit may be in the log and come back
+/// with a recovery.
 pub(super) fn commit_error(error: &rusqlite::Error) -> OpError {
     match error.sqlite_error_code() {
-        Some(ErrorCode::ConstraintViolation | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::ReadOnly) => {
-            database(error)
-        }
+        Some(
+            ErrorCode::ConstraintViolation
+            | ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::ReadOnly
+            | ErrorCode::DiskFull,
+        ) => database(error),
         _ => OpError::Unknown(one_line(&error.to_string())),
     }
 }

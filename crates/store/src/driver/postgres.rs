@@ -99,6 +99,7 @@ pub struct Postgres {
     reads: Option<mpsc::Sender<Queued>>,
     thread: Option<JoinHandle<()>>,
     clock: Arc<Carried>,
+    place: String,
 }
 
 impl Postgres {
@@ -110,6 +111,7 @@ impl Postgres {
     /// The same with other numbers, and with the caller's clock for tests that compare drivers.
     pub fn open_with(url: &str, lanes: Lanes, clock: Option<Clock>) -> Result<Self, OpenError> {
         let address = Address::parse(url, lanes.statement_limit)?;
+        let place = address.place().to_owned();
         let clock = Arc::new(Carried::new(clock));
         let (writes, write_queue) = mpsc::channel(QUEUE_LIMIT);
         let (reads, read_queue) = mpsc::channel(READ_QUEUE_LIMIT);
@@ -132,7 +134,12 @@ impl Postgres {
         let thread = started.map_err(|e| PostgresError::Url { reason: e.to_string() })?;
         let told = told.recv().unwrap_or_else(|_| Err(PostgresError::Url { reason: "its thread ended".to_owned() }));
         told?;
-        Ok(Self { writes: Some(writes), reads: Some(reads), thread: Some(thread), clock })
+        Ok(Self { writes: Some(writes), reads: Some(reads), thread: Some(thread), clock, place })
+    }
+
+    /// Host, port and database.
+    pub fn place(&self) -> &str {
+        &self.place
     }
 }
 

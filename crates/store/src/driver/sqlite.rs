@@ -114,6 +114,9 @@ fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Queued>, cloc
     let mut group = Vec::with_capacity(GROUP_LIMIT);
     while queue.blocking_recv_many(&mut group, GROUP_LIMIT) > 0 {
         let results = write_group(&mut connection, &group, clock);
+        if results.is_err() {
+            make_room(&connection);
+        }
         for (index, queued) in group.drain(..).enumerate() {
             let result = match &results {
                 Ok(each) => each.get(index).cloned().unwrap_or_else(|| Err(OpError::Unknown("no answer".to_owned()))),
@@ -124,7 +127,15 @@ fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Queued>, cloc
         }
     }
     if let Err(error) = connection.execute_batch("pragma wal_checkpoint(truncate)") {
-        tracing::warn!(%error, "the log of the database was not folded in at the end; the next start does it");
+        tracing::debug!(%error, "the log of the database was not folded in at the end; the next start does it");
+    }
+}
+
+/// On a full disk the log cannot grow, but what it holds may find its place in the database, and its own room is then
+/// used again. Where that does not do either, the next group finds out.
+fn make_room(connection: &Connection) {
+    if let Err(error) = connection.execute_batch("pragma wal_checkpoint(passive)") {
+        tracing::debug!(%error, "the log of the database could not be folded in");
     }
 }
 

@@ -412,7 +412,7 @@ impl Taking<'_, '_> {
             match clusters.place(&mut loaded.run, &mut moment) {
                 Placed::Launched => {
                     moment.actor = None;
-                    return self.lead(loaded, events).await.map(Some);
+                    return Box::pin(self.lead(loaded, events)).await.map(Some);
                 }
                 Placed::Refused(failure) => {
                     loaded.run.give_up(failure, &mut moment);
