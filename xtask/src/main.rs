@@ -30,6 +30,7 @@ cargo xtask COMMAND
   chaos [--requests N] [--kills N] [--seed N] the real processes under faults and kills (docs/chaos.md)
         [--minutes N] [--calm] [--keep] [--binary PATH]
   bench [--keep] [--systems NAME,…] [--concurrency N,…] [--seconds S] [--rounds N] [--count-flushes]
+  bench --stored N [--keep]
                                               requests a second beside the bare floors (docs/performance.md)
   ci                                          fmt, clippy, tidy, generate --check
   tidy                                        sizes, crate directions, module docs, banned words, links
