@@ -38,7 +38,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A token is renewed when less than this part of its life is left.
 const RENEWAL_SHARE: u32 = 10;
 /// How long networks, flavors and images are believed to be as they were: fifty servers begun at once ask once.
-const LOOKED_UP_FOR: Duration = Duration::from_secs(60);
+const LOOKED_UP_FOR: Duration = Duration::from_mins(1);
 /// Different lists that are kept.
 const LOOKED_UP_AT_MOST: usize = 1000;
 const BODY_LIMIT: usize = 32 << 20;
@@ -267,7 +267,8 @@ impl Client {
     async fn login(&self) -> Result<Session, CallError> {
         let call = Call::post(Service::Identity, "/auth/tokens", self.credentials.login()).within(LOGIN_TIMEOUT);
         let asked_at = Instant::now();
-        let reply = self.send(&call, &self.auth_url, None, None).await?;
+        // Why boxed, here and below: three of them would make every future that calls something as large.
+        let reply = Box::pin(self.send(&call, &self.auth_url, None, None)).await?;
         let unreadable = |why: &str| call.failed(Outcome::Unreadable(why.to_owned()), None);
         let mut token =
             reply.headers.get("x-subject-token").cloned().ok_or_else(|| unreadable("a token without X-Subject-Token"))?;
@@ -338,7 +339,7 @@ impl Client {
         let base = base_url(&session.catalog, &self.choice, call.service, &session.project_id)
             .map_err(|why| call.failed(Outcome::NoEndpoint(why), None))?;
         let version = self.version(call, &base, &session.token).await?;
-        let reply = self.send(call, &base, Some(&session.token), version.as_deref()).await?;
+        let reply = Box::pin(self.send(call, &base, Some(&session.token), version.as_deref())).await?;
         let date = reply.headers.get("date").and_then(|value| value.to_str().ok());
         let date = date.and_then(|text| OffsetDateTime::parse(text, &Rfc2822).ok()).map(OffsetDateTime::unix_timestamp);
         Ok((reply.body, date))
@@ -349,7 +350,7 @@ impl Client {
         let (Some(spoken), Some(agreed)) = (versions::spoken(call.service), self.agreed(call.service)) else { return Ok(None) };
         let fetch = async {
             let ask = Call::get(call.service, "");
-            let document = match self.send(&ask, &versions::document_url(call.service, base), Some(token), None).await {
+            let document = match Box::pin(self.send(&ask, &versions::document_url(call.service, base), Some(token), None)).await {
                 Ok(reply) => Some(reply.body),
                 // A gateway may hide it, or ask for something else; what that means the call itself will tell.
                 Err(error) if error.status().is_some_and(|s| matches!(s, 300 | 403..=406 | 410)) => None,
