@@ -54,6 +54,7 @@ pub(crate) const SPECIAL: &[Special] = &[
     Special { stage: Stage::Processes, package: "provisor", target: "it", tests: "restore::" },
     Special { stage: Stage::Processes, package: "provisor", target: "it", tests: "timeline::" },
     Special { stage: Stage::Service(Service::Postgres), package: "provisor-store", target: "it", tests: "postgres" },
+    Special { stage: Stage::Service(Service::Postgres), package: "provisor-engine", target: "it", tests: "postgres::" },
     Special { stage: Stage::Service(Service::Postgres), package: "provisor", target: "it", tests: "postgres::" },
     Special { stage: Stage::Service(Service::Postgres), package: "provisor", target: "it", tests: "processes::" },
     Special { stage: Stage::Service(Service::Postgres), package: "provisor", target: "it", tests: "writers::" },
@@ -61,7 +62,7 @@ pub(crate) const SPECIAL: &[Special] = &[
     Special { stage: Stage::Service(Service::Openstack), package: "provisor", target: "it", tests: "openstack::" },
     Special { stage: Stage::Chaos, package: "provisor", target: "it", tests: "recovery::" },
     Special { stage: Stage::Chaos, package: "provisor", target: "it", tests: "race::" },
-    Special { stage: Stage::Chaos, package: "provisor-engine", target: "it", tests: "crash::" },
+    Special { stage: Stage::Chaos, package: "provisor-engine", target: "it", tests: "crash::sqlite::" },
     Special { stage: Stage::Chaos, package: "provisor-engine", target: "it", tests: "lives::" },
 ];
 

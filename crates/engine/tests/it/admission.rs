@@ -156,19 +156,6 @@ async fn h20_a_retry_is_a_new_request_linked_both_ways_and_made_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h16_a_queue_time_out_fails_with_its_code() {
-    let t = Test::start(&["one"], json!({"max_concurrent": 10})).await;
-    let full = admit(&t, "full", json!({"size": {"cpu": 8, "memory_gb": 1, "storage_gb": 1}})).await.unwrap()[0].run.id;
-    t.until(full, &[State::Completed]).await;
-    let waits = admit(&t, "waits", json!({"queue_timeout_seconds": 20})).await.unwrap()[0].run.id;
-    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
-    let run = t.run_of(waits).await;
-    assert_eq!(run.waiting.as_ref().map(|w| w.reason.as_str()), Some("capacity"));
-    let run = t.until(waits, &[State::RolledBack]).await;
-    assert_eq!(run.error.unwrap().code, "queue_timeout");
-}
-
-#[tokio::test(start_paused = true)]
 async fn fairness_ten_thousand_of_one_tenant_do_not_delay_another() {
     let t = Test::start(&["one"], json!({"max_concurrent": 2})).await;
     let mut chance = provisor_core::chance::SplitMix::new(77);

@@ -3,43 +3,16 @@
 use std::sync::Arc;
 
 use provisor_core::cluster::ClusterSpec;
-use provisor_core::run::{AttemptState, Command};
+use provisor_core::run::Command;
 use provisor_core::{Class, RequestId, State, Timestamp};
+use provisor_store::Store;
 use provisor_store::driver::{Faulty, Inline};
 use provisor_store::ops::quota::QuotaProof;
-use provisor_store::tx::{Stmt, both};
-use provisor_store::{OpError, Store};
 use serde_json::json;
 
-use crate::steps::{DAMAGE, Do, KEEP, MEND, ask, completed, deprovision, sleep, until};
+use crate::steps::{DAMAGE, Do, KEEP, MEND, ask, completed, deprovision, sleep};
 use crate::toy::Next;
 use crate::world::{Test, actor};
-
-const STEAL: Stmt = both("update request set worker = 'other', generation = generation + 1 where id = ?1");
-
-#[tokio::test(start_paused = true)]
-async fn h7_a_cancel_at_any_moment_leaves_nothing_or_a_service() {
-    for after_ms in (0..130).step_by(13) {
-        for lost in ["create_volume", "create_server", "none"] {
-            let t = Test::start(&["one"], json!({})).await;
-            t.world.script("one", lost, &[Next::LoseReply]);
-            let id = t.admit(vec![Test::spec("db", json!({}))]).await[0];
-            sleep(f64::from(after_ms) / 1000.0).await;
-            match t.engine.command(id, Command::Cancel { reason: None }, actor()).await {
-                Ok(_) => {
-                    let run = t.until(id, &[State::RolledBack]).await;
-                    assert!(t.world.live().is_empty());
-                    assert!(run.attempts.iter().all(|a| a.state == AttemptState::Cancelled));
-                }
-                Err(error) => {
-                    assert!(matches!(error, OpError::StateConflict { .. }), "{error}");
-                    t.until(id, &[State::Completed]).await;
-                }
-            }
-            assert!(t.engine.store().run(QuotaProof).await.unwrap().is_empty());
-        }
-    }
-}
 
 /// Counts what the store is asked, by name.
 struct Counting(Inline, std::sync::Mutex<std::collections::BTreeMap<&'static str, usize>>);
@@ -269,49 +242,6 @@ async fn what_is_tried_for_ever_does_not_grow_for_ever() {
     t.until(id, &[State::RolledBack]).await;
 }
 
-/// A backend that asks to slow down for ever is waited for no longer than the operation's deadline.
-#[tokio::test(start_paused = true)]
-async fn h10_throttling_ends() {
-    let t = Test::start(&["one"], json!({})).await;
-    for operation in ["create_volume", "find", "create_rule"] {
-        t.world.script("one", operation, &[Next::Fail(Class::Throttled); 3000]);
-    }
-    let id = t.admit(vec![Test::spec("db", json!({}))]).await[0];
-    let run = t.until(id, &[State::RolledBack]).await;
-    assert_eq!(run.error.unwrap().class, Class::Throttled);
-}
-
-/// Failover while the former attempt's clean-up is owed: capacity stays held there, and is given back.
-#[tokio::test(start_paused = true)]
-async fn h8_a_lost_attempt_s_debt_holds_its_cluster_s_capacity() {
-    let t = Test::start(&["one", "two"], json!({})).await;
-    t.world.script("one", "create_server", &[Next::Fail(Class::Permanent)]);
-    t.world.script("one", "delete_volume", &[Next::Fail(Class::Permanent); 20]);
-    let id = t.admit(vec![Test::spec("db", json!({"size": {"cpu": 8, "memory_gb": 1, "storage_gb": 1}}))]).await[0];
-    t.until(id, &[State::Completed]).await;
-    sleep(20.0).await;
-    assert_eq!(t.run_of(id).await.owed().count(), 1);
-    let other = t.admit(vec![Test::spec("other", json!({}))]).await[0];
-    sleep(5.0).await;
-    assert_eq!(t.run_of(other).await.state, State::Queued, "nobody gets the room that an orphan may take");
-    t.until(other, &[State::Completed]).await;
-    assert_eq!(t.run_of(id).await.owed().count(), 0);
-    assert!(t.engine.store().run(QuotaProof).await.unwrap().is_empty());
-}
-
-/// A worker whose lease was taken while its create was on the wire.
-#[tokio::test(start_paused = true)]
-async fn h5_a_create_under_way_at_a_lost_lease_is_adopted() {
-    let t = Test::start(&["one"], json!({})).await;
-    t.world.script("one", "create_server", &[Next::LoseReply]);
-    let id = t.admit(vec![Test::spec("db", json!({}))]).await[0];
-    until(&t, id, "has a server", |_| t.world.live().len() == 2).await;
-    // Somebody else is given the lease and dies with it.
-    t.engine.store().run(Do(&STEAL, id.to_string())).await.unwrap();
-    t.until(id, &[State::Completed]).await;
-    assert_eq!((t.world.live().len(), *t.world.created.lock().unwrap()), (2, 2));
-}
-
 /// A batch in any order of its items, whatever of it fails.
 #[tokio::test(start_paused = true)]
 async fn h24_a_batch_in_any_order_ends() {
@@ -333,21 +263,6 @@ async fn h24_a_batch_in_any_order_ends() {
             assert!(t.engine.store().run(QuotaProof).await.unwrap().is_empty());
         }
     }
-}
-
-/// What a failed suspend may have stopped is started again, whatever is asked in between.
-#[tokio::test(start_paused = true)]
-async fn h13_a_suspend_that_failed_half_way_is_undone() {
-    let t = Test::start(&["one"], json!({})).await;
-    let id = completed(&t, "db").await;
-    t.world.script("one", "stop_server", &[Next::Fail(Class::Permanent)]);
-    ask(&t, id, Command::Suspend { reason: None }).await;
-    until(&t, id, "failed", |r| r.action.as_ref().is_some_and(|a| a.status == "failed")).await;
-    ask(&t, id, Command::Suspend { reason: None }).await;
-    ask(&t, id, Command::Reactivate { reason: None }).await;
-    sleep(60.0).await;
-    let run = t.run_of(id).await;
-    assert_eq!((run.state, t.world.count("start_server")), (State::Completed, 1), "{:?}", run.action);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,14 +1,17 @@
-//! The engine over the in-memory store and a scripted backend, on virtual time.
+//! The engine over a scripted backend and the simulated cloud, on both databases, on virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs, unreachable_pub)]
 
 mod admission;
 mod crash;
+mod ground;
+mod hard;
 mod lives;
 mod pipeline;
 mod recovery;
 mod review;
+#[path = "../../../store/tests/it/postgres/server.rs"]
+mod server;
 mod steps;
 mod strategies;
-mod sweep;
 mod toy;
 mod world;

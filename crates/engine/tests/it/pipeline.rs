@@ -1,6 +1,6 @@
 //! One request through the four steps, and every way in which one can go wrong.
 
-use provisor_core::run::{AttemptState, Command, RowState};
+use provisor_core::run::{AttemptState, Command};
 use provisor_core::{Class, State};
 use provisor_store::ops::log::EntriesOf;
 use provisor_store::ops::quota::QuotaProof;
@@ -52,46 +52,6 @@ async fn a_permanent_failure_fails_over_and_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn transient_failures_are_retried_on_the_same_cluster() {
-    let t = Test::start(&["one"], json!({})).await;
-    t.world.script(
-        "one",
-        "create_server",
-        &[Next::Fail(Class::Transient), Next::Fail(Class::Throttled), Next::Fail(Class::Transient)],
-    );
-    let id = t.admit(vec![Test::spec("db", json!({}))]).await[0];
-    let run = t.until(id, &[State::Completed]).await;
-    let server = run.attempts[0].operations.iter().find(|o| o.planned.name == "create_server").unwrap();
-    assert_eq!((server.tries.len(), server.retries), (4, 2));
-}
-
-#[tokio::test(start_paused = true)]
-async fn h5_a_lost_answer_is_adopted_and_not_made_twice() {
-    let t = Test::start(&["one"], json!({})).await;
-    t.world.script("one", "create_server", &[Next::LoseReply]);
-    let id = t.admit(vec![Test::spec("db", json!({}))]).await[0];
-    t.until(id, &[State::Completed]).await;
-    assert_eq!(*t.world.created.lock().unwrap(), 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn h6_a_create_that_was_never_done_is_looked_for_and_made_anew() {
-    let t = Test::start(&["one"], json!({})).await;
-    t.world.script("one", "create_server", &[Next::Hang]);
-    let id = t.admit(vec![Test::spec("db", json!({}))]).await[0];
-    t.until(id, &[State::Completed]).await;
-    for _ in 0..4000 {
-        if t.run_of(id).await.ledger.iter().filter(|r| !r.is_closed()).count() == 2 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
-    let run = t.run_of(id).await;
-    assert_eq!(run.ledger.iter().filter(|r| r.state == RowState::Created).count(), 2);
-    assert_eq!(run.ledger.iter().filter(|r| r.is_closed()).count(), 1, "the doubtful row is closed in the end");
-}
-
-#[tokio::test(start_paused = true)]
 async fn exhausted_retries_roll_back_to_nothing() {
     let t = Test::start(&["one"], json!({})).await;
     t.world.script("one", "wait_server", &[Next::Fail(Class::Transient); 99]);
@@ -105,18 +65,6 @@ async fn exhausted_retries_roll_back_to_nothing() {
     let last = entries.iter().rev().find(|e| e.sequence.is_some()).unwrap();
     assert_eq!(last.kind.name(), "provisioning.rolled-back");
     assert!(last.body.refund);
-}
-
-#[tokio::test(start_paused = true)]
-async fn h7_a_cancel_waits_for_the_create_in_flight_and_takes_it_back() {
-    let t = Test::start(&["one"], json!({})).await;
-    t.world.script("one", "create_server", &[Next::LoseReply]);
-    let id = t.admit(vec![Test::spec("db", json!({}))]).await[0];
-    t.until(id, &[State::Allocating]).await;
-    tokio::time::sleep(std::time::Duration::from_millis(60)).await;
-    t.engine.command(id, Command::Cancel { reason: None }, actor()).await.unwrap();
-    t.until(id, &[State::RolledBack]).await;
-    assert!(t.world.live().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

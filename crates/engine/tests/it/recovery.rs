@@ -1,7 +1,7 @@
 //! Crashes at any moment, graceful stops, and the account of time in between.
 
+use provisor_core::State;
 use provisor_core::run::Command;
-use provisor_core::{Class, State};
 use provisor_store::ops::quota::QuotaProof;
 use serde_json::json;
 
@@ -54,46 +54,10 @@ async fn a_graceful_stop_waits_for_a_create_and_hands_the_lease_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h12_downtime_kills_nothing() {
-    let mut t = Test::start(&["one"], json!({})).await;
-    t.world.script("one", "wait_server", &[Next::Hang]);
-    let id = t.admit(vec![Test::spec("db", json!({}))]).await[0];
-    t.until(id, &[State::Activating]).await;
-    t.running = None;
-    tokio::time::sleep(std::time::Duration::from_hours(3)).await;
-    t.crash_and_start().await;
-    let run = t.until(id, &[State::Completed, State::RolledBack]).await;
-    assert_eq!(run.state, State::Completed);
-    let wait = run.attempts[0].operations.iter().find(|o| o.planned.name == "wait_server").unwrap();
-    assert_eq!(wait.retries, 0, "the provider was asked once before any deadline fired");
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_call_that_never_answers_ends_at_its_deadline() {
     let t = Test::start(&["one", "two"], json!({})).await;
     t.world.script("one", "create_rule", &[Next::Hang; 9]);
     let id = t.admit(vec![Test::spec("db", json!({}))]).await[0];
     let run = t.until(id, &[State::Completed, State::RolledBack]).await;
     assert_eq!(run.attempts[0].error.as_ref().unwrap().code, "operation_timed_out");
-}
-
-#[tokio::test(start_paused = true)]
-async fn clean_up_that_cannot_be_done_is_owed_and_keeps_its_quota() {
-    let t = Test::start(&["one"], json!({})).await;
-    let id = t.admit(vec![Test::spec("db", json!({}))]).await[0];
-    t.until(id, &[State::Completed]).await;
-    t.world.script("one", "delete_server", &[Next::Fail(Class::Permanent); 50]);
-    t.engine.command(id, Command::Deprovision { reason: None, force: false }, actor()).await.unwrap();
-    tokio::time::sleep(std::time::Duration::from_mins(1)).await;
-    let run = t.run_of(id).await;
-    assert_eq!(run.state, State::RollingBack);
-    let owed: Vec<_> = run.owed().collect();
-    assert_eq!(owed.len(), 1);
-    assert!(owed[0].last_error.is_some() && owed[0].provider_id.is_some());
-    assert!(run.holds_quota());
-    let rows = vec![owed[0].id];
-    let off = Command::WriteOff { resources: rows, reason: "the host burnt down".into() };
-    t.engine.command(id, off, actor()).await.unwrap();
-    t.until(id, &[State::RolledBack]).await;
-    assert!(t.engine.store().run(QuotaProof).await.unwrap().is_empty());
 }

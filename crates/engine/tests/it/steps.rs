@@ -18,15 +18,8 @@ pub(crate) async fn sleep(seconds: f64) {
 
 /// Waits, in virtual time, until something holds of a request.
 pub(crate) async fn until(t: &Test, id: RequestId, what: &str, holds: impl Fn(&Run) -> bool) -> Run {
-    for _ in 0..20_000 {
-        let run = t.run_of(id).await;
-        if holds(&run) {
-            return run;
-        }
-        sleep(0.05).await;
-    }
-    let run = t.run_of(id).await;
-    panic!("never {what}: {} {:?} {:#?}", run.state.name(), run.action, run.ledger);
+    let found = t.until_or_not(id, holds).await;
+    found.unwrap_or_else(|run| panic!("never {what}: {} {:?} {:#?}", run.state.name(), run.action, run.ledger))
 }
 
 pub(crate) async fn completed(t: &Test, name: &str) -> RequestId {

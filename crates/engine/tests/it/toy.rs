@@ -23,6 +23,10 @@ pub enum Next {
     LoseReply,
     /// Never answers and does nothing.
     Hang,
+    /// Goes on after so many seconds.
+    Slow(u64),
+    /// Makes something that turns out to be of no use.
+    Spoil,
 }
 
 /// What all clusters of a test share.
@@ -36,6 +40,8 @@ pub struct World {
     pub behind: Mutex<BTreeMap<String, String>>,
     /// Operations that make something and say no more than that it is under way.
     pub silent: Mutex<Vec<String>>,
+    /// What turned out to be of no use.
+    pub spoilt: Mutex<Vec<String>>,
     /// Every call that was sent, by name.
     pub calls: Mutex<Vec<String>>,
 }
@@ -79,14 +85,27 @@ impl Toy {
     /// True: go on. A scripted hang never returns.
     async fn next(&self, operation: &str) -> Result<bool, Failure> {
         self.world.calls.lock().unwrap().push(operation.to_owned());
-        let key = (self.cluster.clone(), operation.to_owned());
-        let next = self.world.script.lock().unwrap().get_mut(&key).and_then(VecDeque::pop_front);
-        match next {
-            None => Ok(true),
+        match self.take(operation) {
+            None | Some(Next::Spoil) => Ok(true),
             Some(Next::Fail(class)) => Err(Failure::new(class, "scripted", format!("{operation} was told to fail"))),
             Some(Next::LoseReply) => Ok(false),
             Some(Next::Hang) => std::future::pending().await,
+            Some(Next::Slow(seconds)) => {
+                tokio::time::sleep(std::time::Duration::from_secs(seconds)).await;
+                Ok(true)
+            }
         }
+    }
+
+    /// What comes next for an operation; it stays next until it is taken.
+    fn scripted(&self, operation: &str) -> Option<Next> {
+        let key = (self.cluster.clone(), operation.to_owned());
+        self.world.script.lock().unwrap().get(&key)?.front().copied()
+    }
+
+    fn take(&self, operation: &str) -> Option<Next> {
+        let key = (self.cluster.clone(), operation.to_owned());
+        self.world.script.lock().unwrap().get_mut(&key)?.pop_front()
     }
 }
 
@@ -107,11 +126,16 @@ impl Provider for Toy {
         Ok(Plan { version: PLAN_VERSION, operations: vec![Planned::new(name, Step::Activate)] })
     }
     async fn identity(&self) -> Result<String, Failure> {
+        self.next("identity").await?;
         Ok(format!("toy-{}", self.world.backend(&self.cluster)))
     }
     async fn perform(&self, work: &Work) -> Result<Progress, Failure> {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        let spoils = self.scripted(&work.operation) == Some(Next::Spoil);
         let answers = self.next(&work.operation).await?;
+        if work.provider_id.as_ref().is_some_and(|id| self.world.spoilt.lock().unwrap().contains(id)) {
+            return Err(Failure::new(Class::Transient, "spoiled", "it is there and of no use").spoiled());
+        }
         let mut made = Made::default();
         if let (Some(tag), None) = (&work.tag, &work.provider_id) {
             let mut created = self.world.created.lock().unwrap();
@@ -120,6 +144,10 @@ impl Provider for Toy {
             let kind = work.operation.trim_start_matches("create_").to_owned();
             self.world.objects.lock().unwrap().insert((self.world.backend(&self.cluster), id.clone()), (kind, tag.to_string()));
             made.provider_id = Some(id);
+        }
+        if spoils {
+            self.world.spoilt.lock().unwrap().extend(made.provider_id.clone());
+            return Ok(Progress::Running { made, seen: "building".into(), look_again: None });
         }
         if self.world.silent.lock().unwrap().contains(&work.operation) {
             return Ok(Progress::Running { made: Made::default(), seen: "accepted".into(), look_again: None });
@@ -150,7 +178,11 @@ impl Provider for Toy {
     async fn release(&self, held: &Held) -> Result<Released, Failure> {
         self.next(&format!("delete_{}", held.kind)).await?;
         let key = (self.world.backend(&self.cluster), held.provider_id.clone());
-        if self.world.objects.lock().unwrap().remove(&key).is_some() {
+        let mut objects = self.world.objects.lock().unwrap();
+        if objects.get(&key).is_some_and(|(_, tag)| *tag != held.tag.to_string()) {
+            return Ok(Released::Replaced);
+        }
+        if objects.remove(&key).is_some() {
             return Ok(Released::Running { seen: "deleting".into(), look_again: Some(Span::millis(10)) });
         }
         Ok(Released::Gone)

@@ -8,14 +8,17 @@ use provisor_core::cluster::{ClusterSpec, ProviderType};
 use provisor_core::event::Actor;
 use provisor_core::spec::{Seal, Sealed};
 use provisor_core::tenant::TenantSpec;
-use provisor_core::{RequestId, Run, Spec, State, Timestamp};
+use provisor_core::{RequestId, Run, Span, Spec, State};
 use provisor_engine::{Config, Engine, Running};
+use provisor_manual::ManualConnector;
+use provisor_provider::Connector;
 use provisor_store::ops::requests::GetRequest;
 use provisor_store::ops::tenants::CreateTenant;
 use provisor_store::vault::Vault;
 use provisor_store::{OpError, Store};
 use serde_json::{Value, json};
 
+use crate::ground::Ground;
 use crate::toy::{Toys, World};
 
 pub struct Test {
@@ -43,7 +46,9 @@ pub async fn engine_over(store: Store, world: &Arc<World>) -> Arc<Engine> {
 pub async fn engine_with(store: Store, world: &Arc<World>, config: Config) -> Result<Arc<Engine>, OpError> {
     // Why by name: two workers of one test must not make the same ids.
     static SEED: AtomicU64 = AtomicU64::new(1);
-    let connectors = [(ProviderType::Simulation, Arc::new(Toys(Arc::clone(world))) as Arc<_>)].into_iter().collect();
+    let toys: Arc<dyn Connector> = Arc::new(Toys(Arc::clone(world)));
+    let people: Arc<dyn Connector> = Arc::new(ManualConnector);
+    let connectors = [(ProviderType::Simulation, toys), (ProviderType::Manual, people)].into_iter().collect();
     let seeds: Box<dyn Fn() -> u64 + Send + Sync> = if config.alone {
         let seed = AtomicU64::new(1);
         Box::new(move || seed.fetch_add(1, Ordering::Relaxed))
@@ -54,10 +59,14 @@ pub async fn engine_with(store: Store, world: &Arc<World>, config: Config) -> Re
 }
 
 impl Test {
-    /// One tenant `acme`, and clusters `one`, `two` … of eight processors each.
+    /// One tenant `acme`, and clusters `one`, `two` … of eight processors each; on SQLite.
     pub async fn start(clusters: &[&str], tenant: Value) -> Self {
-        let store = Store::in_memory(provisor_store::clock::of_runtime(Timestamp(1_000_000_000_000))).unwrap();
-        Self::start_over(store, clusters, tenant).await
+        Self::start_on(Ground::Sqlite, clusters, tenant).await
+    }
+
+    /// The same on either database.
+    pub async fn start_on(ground: Ground, clusters: &[&str], tenant: Value) -> Self {
+        Self::start_over(ground.store().0, clusters, tenant).await
     }
 
     /// The same over a given store.
@@ -71,15 +80,25 @@ impl Test {
         let mut chance = provisor_core::chance::SplitMix::new(9);
         let id = provisor_core::TenantId::new(engine.store().now(), &mut chance);
         engine.store().run(CreateTenant { id, spec: TenantSpec::check("", &spec).unwrap() }).await.unwrap();
+        let mut test = Self { engine, running: None, world };
         for name in clusters {
-            let cluster = json!({"name": name, "provider": "simulation", "simulates": "openstack", "region": "eu",
-                "capacity": {"cpu": 8, "slots": 100},
-                "settings": {"retry": {"initial_seconds": 1, "cap_seconds": 2}, "late_create_seconds": 60}});
-            let (spec, _) = ClusterSpec::check("", &cluster).unwrap();
-            engine.register_cluster(spec, None).await.unwrap();
+            test.register(name, json!({"simulates": "openstack"})).await;
         }
-        let running = Some(engine.start().await.unwrap());
-        Self { engine, running, world }
+        test.running = Some(test.engine.start().await.unwrap());
+        test
+    }
+
+    /// A further cluster of eight processors; `extra` says what it plays, and more.
+    #[allow(clippy::needless_pass_by_value)] // so that a test can write `json!(…)`
+    pub async fn register(&self, name: &str, extra: Value) {
+        let mut cluster = json!({"name": name, "provider": "simulation", "region": "eu",
+            "capacity": {"cpu": 8, "slots": 100},
+            "settings": {"retry": {"initial_seconds": 1, "cap_seconds": 2}, "late_create_seconds": 60}});
+        for (key, new) in extra.as_object().unwrap() {
+            cluster[key] = new.clone();
+        }
+        let (spec, _) = ClusterSpec::check("", &cluster).unwrap();
+        self.engine.register_cluster(spec, None).await.unwrap();
     }
 
     #[allow(clippy::needless_pass_by_value)] // so that a test can write `json!(…)`
@@ -116,14 +135,29 @@ impl Test {
 
     /// Waits, in virtual time, until a request is in a state.
     pub async fn until(&self, id: RequestId, states: &[State]) -> Run {
-        for _ in 0..20_000 {
+        let found = self.until_or_not(id, |run| states.contains(&run.state)).await;
+        let told =
+            |run: Run| panic!("{id} is still {} and waits for {:?}: {:#?}", run.state.name(), run.waiting, run.attempts.last());
+        found.unwrap_or_else(told)
+    }
+
+    /// Looks at every commit of this process, and four times a second at first, for a thousand seconds.
+    pub async fn until_or_not(&self, id: RequestId, holds: impl Fn(&Run) -> bool) -> Result<Run, Run> {
+        let begin = self.engine.store().now();
+        let (soon, end) = (begin.plus(Span::seconds(20)), begin.plus(Span::seconds(1000)));
+        let mut log = self.engine.bell().follow();
+        loop {
+            log.mark_unchanged();
             let run = self.run_of(id).await;
-            if states.contains(&run.state) {
-                return run;
+            if holds(&run) {
+                return Ok(run);
             }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            let now = self.engine.store().now();
+            if now > end {
+                return Err(run);
+            }
+            let pause = std::time::Duration::from_millis(if now < soon { 250 } else { 1000 });
+            let _ = tokio::time::timeout(pause, log.changed()).await;
         }
-        let run = self.run_of(id).await;
-        panic!("{id} is still {} and waits for {:?}: {:#?}", run.state.name(), run.waiting, run.attempts.last());
     }
 }

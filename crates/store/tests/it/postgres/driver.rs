@@ -11,7 +11,7 @@ use provisor_store::tx::{Stmt, both};
 use provisor_store::{Mode, Op, OpError, Store, Tx};
 use tokio::sync::Notify;
 
-use super::{database, sql};
+use super::server::{database, sql};
 use crate::build::{Joining, Put, Then, World};
 
 fn put(name: &str, then: Then) -> Put {

@@ -7,7 +7,7 @@ use provisor_store::driver::postgres::PostgresError;
 use provisor_store::ops::requests::GetRequest;
 use provisor_store::{OpenError, Store};
 
-use super::{database, sql};
+use super::server::{database, sql};
 use crate::build::World;
 
 fn refusal(url: &str) -> PostgresError {

@@ -5,7 +5,7 @@ use std::process::{ChildStdin, Command};
 use provisor_store::driver::postgres::PostgresError;
 use provisor_store::{OpenError, Store};
 
-use super::{database, launch, sql};
+use super::server::{database, launch, sql};
 use crate::build::Folder;
 
 /// `postgres://…/postgres` and the file of its CA.
