@@ -12,6 +12,7 @@ mod generate;
 mod process;
 mod services;
 mod shell;
+mod sim;
 mod suite;
 mod tally;
 mod test;
@@ -30,6 +31,9 @@ cargo xtask COMMAND
         [--minutes N] [--calm] [--keep] [--binary PATH]
   bench [--keep] [--systems NAME,…] [--concurrency N,…] [--seconds S] [--rounds N] [--count-flushes]
                                               requests a second beside the bare floors (docs/performance.md)
+  sim hunt [--minutes N | --seeds N] [--from SEED] [--threads N]
+      replay|shrink SEED|FILE                 the deterministic simulator (docs/simulator.md)
+      meta SEED | mutants [--seeds N]
   ci                                          fmt, clippy, tidy, generate --check
   tidy                                        sizes, crate directions, module docs, banned words, links
   generate [--check]                          docs/generated and docs/openapi.json; --check only compares
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         ["test", options @ ..] => test::run(options),
         ["chaos", options @ ..] => chaos::run(options),
         ["bench", options @ ..] => bench::run(options),
+        ["sim", options @ ..] => sim::run(options),
         ["ci"] => ci::run(),
         ["tidy"] => tidy::run(),
         ["generate"] => generate::run(generate::Mode::Write),

@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("crates/provider", &["provisor-core"]),
     ("crates/store", &["provisor-core"]),
     ("crates/engine", &["provisor-core", "provisor-store", "provisor-provider"]),
+    ("crates/sim", &["provisor-core", "provisor-engine", "provisor-provider", "provisor-simulation", "provisor-store"]),
     ("crates/api", &["provisor-core", "provisor-engine", "provisor-provider", "provisor-store", "provisor-wire"]),
     ("xtask", &["provisor-core"]),
     ("bench", &[]),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use provisor_core::chance::SplitMix;
 use provisor_core::check::Flaws;
 use provisor_core::event::Actor;
+use provisor_core::mutant::{self, Mutant};
 use provisor_core::placement::Choice;
 use provisor_core::quota::{self, Dimension, Limits, Usage};
 use provisor_core::run::Admission;
@@ -232,7 +233,7 @@ impl Admit {
     }
 
     async fn remember(&self, tx: &mut Tx<'_>, scope: &str, views: &[RequestView], now: Timestamp) -> Result<(), OpError> {
-        let Some(key) = &self.idempotency else { return Ok(()) };
+        let Some(key) = self.idempotency.as_ref().filter(|_| !mutant::on(Mutant::NoIdempotency)) else { return Ok(()) };
         let ids: Vec<RequestId> = views.iter().map(|v| v.run.id).collect();
         let values = [
             scope.into(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use provisor_core::chance::SplitMix;
 use provisor_core::event::{Actor, Event};
+use provisor_core::mutant::{self, Mutant};
 use provisor_core::placement::Choice;
 use provisor_core::run::{Command, Moment, RUN_VERSION};
 use provisor_core::workflow::Call;
@@ -298,6 +299,7 @@ impl Claim {
         let ended = prerequisites.map_or(Ok(None), |r| r.opt_text(1))?.map(str::parse::<RequestId>);
         let actor = Some(Actor::system("queue"));
         let mut moment = self.context.moment(now, loaded.generation + 1, &mut chance, &mut events, actor);
+        let open = if mutant::on(Mutant::NoPrerequisites) { 0 } else { open };
         let due = if let Some(Ok(prerequisite)) = ended {
             // It is told when a prerequisite ends, unless it could not be read then (H24). Queued, it cannot refuse.
             let _ = loaded.run.command(Command::DependencyEnded { prerequisite }, &mut moment);

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use provisor_core::chance::SplitMix;
 use provisor_core::event::{Actor, Event, EventKind};
 use provisor_core::id::EventId;
+use provisor_core::mutant::{self, Mutant};
 use provisor_core::quota::Amounts;
 use provisor_core::run::{AttemptState, Command, Moment, RUN_VERSION, Row as LedgerRow};
 use provisor_core::workflow::plan::Planner;
@@ -312,6 +313,7 @@ async fn project(tx: &mut Tx<'_>, loaded: &mut Loaded) -> Result<(), OpError> {
     tx.batch(&UPSERT_RESOURCE, &rows).await?;
     let count = i64::from(run.holds_quota()) - i64::from(!loaded.state.is_terminal());
     let work = i64::from(run.is_in_work()) - i64::from(loaded.in_work);
+    let count = if mutant::on(Mutant::QuotaKept) { count.max(0) } else { count };
     if count != 0 || work != 0 {
         hold_tenant(tx, run, count, work).await?;
     }
@@ -319,7 +321,7 @@ async fn project(tx: &mut Tx<'_>, loaded: &mut Loaded) -> Result<(), OpError> {
     for cluster in loaded.holdings.keys().chain(after.keys()).collect::<std::collections::BTreeSet<_>>() {
         let old = loaded.holdings.get(cluster).copied().unwrap_or_default();
         let new = after.get(cluster).copied().unwrap_or_default();
-        if old != new {
+        if old != new && !(mutant::on(Mutant::CapacityKept) && new == Holding::default()) {
             let (reserved, used) = (new.reserved.plus(old.reserved.negated()), new.used.plus(old.used.negated()));
             let values = [
                 Val::from(*cluster),
