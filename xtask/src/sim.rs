@@ -13,5 +13,6 @@ pub(crate) fn run(options: &[&str]) -> Done {
     if options.first() == Some(&"mutants") {
         command.args(["--features", "mutants"]);
     }
-    must(command.arg("--").args(options))
+    command.arg("--").args(options);
+    must(command)
 }

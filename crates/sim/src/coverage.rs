@@ -50,6 +50,11 @@ const OUTCOMES: [&str; 9] =
     ["completed", "suspended", "failed", "cancelled", "dependency failed", "deprovisioned", "queued", "nobody", "unknown"];
 
 impl Coverage {
+    /// The faults and operations that were tried together.
+    pub fn rows(&self) -> BTreeSet<(String, String)> {
+        self.cells.keys().map(|(fault, operation, _)| (fault.clone(), operation.clone())).collect()
+    }
+
     /// The table: a row for each fault and operation, a column for each outcome.
     pub fn table(&self) -> String {
         let mut rows: BTreeMap<(&str, &str), BTreeMap<&str, u64>> = BTreeMap::new();

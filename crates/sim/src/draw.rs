@@ -3,6 +3,8 @@
 //! Every part is drawn by a chance of its own, so that a change of one moves no other. Times are short: a lease of some
 //! seconds, deadlines of four, so that a run of a minute of virtual time holds what takes hours outside.
 
+use std::collections::BTreeSet;
+
 use provisor_core::Chance as _;
 use provisor_core::chance::SplitMix;
 
@@ -253,34 +255,39 @@ fn clock(c: &mut SplitMix) -> Trouble {
 
 fn network(operation: &str, clusters: &[Site], c: &mut SplitMix) -> Trouble {
     let operation = if one_in(6, c) { pick(&OF_CLUSTERS, c).to_owned() } else { operation.to_owned() };
-    let makes = ["create_", "clone_", "reserve"].iter().any(|p| operation.starts_with(p));
     let how = match c.below(5) {
         0 | 1 => Network::Lost,
         2 | 3 => Network::Late(500 + c.below(7_000)),
         // A create is not repeated by any network that takes requests over TCP; a second object is no doubt's (H2).
-        _ if makes => Network::Lost,
+        _ if makes(&operation) => Network::Lost,
         _ => Network::Twice,
     };
     Trouble::Network { cluster: pick(clusters, c).name, operation, nth: nth(5, c), how }
 }
 
+/// Whether an operation makes something.
+fn makes(operation: &str) -> bool {
+    operation != "create_rule" && ["create_", "clone_", "reserve"].iter().any(|p| operation.starts_with(p))
+}
+
+/// The faults that a cloud can have at an operation.
+fn faults_of(operation: &str) -> Vec<&'static str> {
+    let deletes = operation.starts_with("delete_");
+    let looks = operation == "find" || operation == "list_owned";
+    let fits = |kind: &&str| match *kind {
+        "vanish" => makes(operation),
+        "late_success" => makes(operation) || deletes,
+        "delete_fails" => deletes,
+        "stale_list" => looks,
+        _ => true,
+    };
+    CLOUD_FAULTS.into_iter().filter(fits).collect()
+}
+
 fn cloud(ask: &Ask, operation: &str, c: &mut SplitMix) -> Trouble {
     let (operation, request) =
         if one_in(8, c) { (pick(&OF_CLUSTERS, c).to_owned(), None) } else { (operation.to_owned(), Some(ask.name.clone())) };
-    let makes = ["create_", "clone_", "reserve"].iter().any(|p| operation.starts_with(p)) && operation != "create_rule";
-    let deletes = operation.starts_with("delete_");
-    let looks = operation == "find" || operation == "list_owned";
-    let kinds: Vec<&str> = CLOUD_FAULTS
-        .into_iter()
-        .filter(|k| match *k {
-            "vanish" => makes,
-            "late_success" => makes || deletes,
-            "delete_fails" => deletes,
-            "stale_list" => looks,
-            _ => true,
-        })
-        .collect();
-    let kind = pick(&kinds, c);
+    let kind = pick(&faults_of(&operation), c);
     let first = 1 + c.below(2);
     let calls = (first..=first + c.below(4)).collect();
     let after_ms = match kind {
@@ -295,42 +302,62 @@ fn cloud(ask: &Ask, operation: &str, c: &mut SplitMix) -> Trouble {
 /// An operation that serves the request, on one of the clusters where it may be made.
 fn operation_of(ask: &Ask, clusters: &[Site], c: &mut SplitMix) -> String {
     let played = clusters.iter().filter_map(|s| s.plays.first()).cloned().collect::<Vec<_>>();
-    let of: &[&str] = match ask.kind.as_str() {
-        "vps" => match pick(&played, c).as_str() {
-            "openstack" => &[
-                "create_security_group",
-                "create_port",
-                "create_volume",
-                "create_server",
-                "create_rule",
-                "create_floating_ip",
-                "wait_server",
-                "probe_ssh",
-                "stop_server",
-                "start_server",
-                "delete_security_group",
-                "delete_port",
-                "delete_volume",
-                "delete_server",
-                "delete_floating_ip",
-                "find",
-            ],
-            "vmware" => {
-                &["clone_vm", "reconfigure_vm", "power_on_vm", "wait_address", "probe_ssh", "shutdown_vm", "delete_vm", "find"]
-            }
-            _ => &[
-                "clone_vm",
-                "configure_vm",
-                "resize_disk",
-                "start_vm",
-                "wait_address",
-                "probe_ssh",
-                "shutdown_vm",
-                "delete_vm",
-                "find",
-            ],
-        },
-        "kubernetes_namespace" => &[
+    let played = pick(&played, c);
+    let fits = |(kind, plays, _): &&(&str, &str, &[&str])| *kind == ask.kind && (plays.is_empty() || *plays == played);
+    let of = OPERATIONS.iter().find(fits).map_or(&["find"][..], |(_, _, of)| of);
+    pick(of, c).to_owned()
+}
+
+/// Operations by kind and, where it matters, by what is played.
+const OPERATIONS: [(&str, &str, &[&str]); 6] = [
+    (
+        "vps",
+        "openstack",
+        &[
+            "create_security_group",
+            "create_port",
+            "create_volume",
+            "create_server",
+            "create_rule",
+            "create_floating_ip",
+            "wait_server",
+            "probe_ssh",
+            "probe_http",
+            "stop_server",
+            "start_server",
+            "delete_security_group",
+            "delete_port",
+            "delete_volume",
+            "delete_server",
+            "delete_floating_ip",
+            "find",
+        ],
+    ),
+    (
+        "vps",
+        "vmware",
+        &["clone_vm", "reconfigure_vm", "power_on_vm", "wait_address", "probe_ssh", "shutdown_vm", "delete_vm", "find"],
+    ),
+    (
+        "vps",
+        "proxmox",
+        &[
+            "clone_vm",
+            "configure_vm",
+            "resize_disk",
+            "create_rule",
+            "start_vm",
+            "wait_address",
+            "probe_ssh",
+            "shutdown_vm",
+            "delete_vm",
+            "find",
+        ],
+    ),
+    (
+        "kubernetes_namespace",
+        "",
+        &[
             "create_namespace",
             "create_resource_quota",
             "create_limit_range",
@@ -339,15 +366,49 @@ fn operation_of(ask: &Ask, clusters: &[Site], c: &mut SplitMix) -> String {
             "grant_access",
             "wait_admission",
             "check_pod",
+            "check_isolation",
             "scale_down",
             "scale_up",
             "delete_namespace",
+            "delete_resource_quota",
+            "delete_limit_range",
+            "delete_network_policy",
+            "delete_role_binding",
             "find",
         ],
-        "environment" => {
-            &["create_application", "sync", "wait_healthy", "probe_url", "scale_down", "scale_up", "delete_application", "find"]
-        }
-        _ => &["reserve", "mark_active", "probe_url", "suspend_service", "resume_service", "delete_reservation", "find"],
+    ),
+    (
+        "environment",
+        "",
+        &["create_application", "sync", "wait_healthy", "probe_url", "scale_down", "scale_up", "delete_application", "find"],
+    ),
+    ("managed", "", &["reserve", "mark_active", "probe_url", "suspend_service", "resume_service", "delete_reservation", "find"]),
+];
+
+/// Every fault at every operation that a plan can have, so that what was never tried is seen.
+pub fn possible() -> BTreeSet<(String, String)> {
+    let mut all = BTreeSet::new();
+    let mut add = |fault: &str, operation: &str| {
+        all.insert((fault.to_owned(), operation.to_owned()));
     };
-    pick(of, c).to_owned()
+    let of_requests: BTreeSet<&str> = OPERATIONS.iter().flat_map(|(_, _, of)| of.iter().copied()).collect();
+    for fault in ["kill", "freeze"] {
+        of_requests.iter().chain(&OF_WORKERS).chain(&["any"]).for_each(|o| add(fault, o));
+    }
+    OF_API.iter().chain(&OF_FOLLOWER).for_each(|o| add("kill", o));
+    for fault in ["database refuses", "commit's answer lost", "database slow"] {
+        OF_WORKERS.iter().chain(&OF_API).chain(&OF_FOLLOWER).for_each(|o| add(fault, o));
+    }
+    for operation in of_requests.iter().chain(&OF_CLUSTERS) {
+        add("answer lost on the way", operation);
+        add("call arrives late", operation);
+        if !makes(operation) {
+            add("call arrives twice", operation);
+        }
+        faults_of(operation).iter().for_each(|f| add(f, operation));
+    }
+    add("clock jumps", "forwards");
+    add("clock jumps", "back");
+    add("slow sink", "any");
+    all
 }

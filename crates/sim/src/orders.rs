@@ -43,6 +43,7 @@ pub(crate) fn client() -> Actor {
 pub(crate) async fn carry_out(stage: Arc<Stage>, index: usize) {
     let Some(order) = stage.plan.orders.get(index).cloned() else { return };
     stage.until_ms(order.at_ms).await;
+    let mut unsure = false;
     for attempt in 0..TRIES {
         let asked = async {
             match engine(&stage, order.via) {
@@ -54,10 +55,16 @@ pub(crate) async fn carry_out(stage: Arc<Stage>, index: usize) {
         let answer = answer.unwrap_or_else(|_| Err(OpError::Unknown("nobody answers".to_owned())));
         stage.note(|| format!("order {index} try {attempt}: {answer:?}"));
         match answer {
-            Err(OpError::Database(_) | OpError::Unknown(_)) => tokio::time::sleep(AGAIN).await,
+            Err(OpError::Database(_) | OpError::Unknown(_)) => {
+                // What was sent may still be done, whatever is answered to the next try.
+                unsure = true;
+                tokio::time::sleep(AGAIN).await;
+            }
             Err(OpError::NotFound(_)) if attempt < LOOKS_FOR => tokio::time::sleep(AGAIN).await,
             _ => {
-                stage.lock().answered.insert(index, answer.is_ok());
+                if answer.is_ok() || !unsure {
+                    stage.lock().answered.insert(index, answer.is_ok());
+                }
                 return;
             }
         }

@@ -402,8 +402,12 @@ fn may_come_late(kind: EventKind) -> bool {
 
 /// Only its holder settles a request, and no generation goes back.
 fn fence(operation: &str, life: &Life, id: RequestId, before: &Picture, now: &Picture, wrong: &mut Wrong) {
-    let settles = operation == "settle";
-    if settles && (before.worker.as_deref() != Some(life.name().as_str()) || before.generation != now.generation) {
+    // What waits for the settled request in the queue is told of its end in the same transaction (H24).
+    let is_told = before.worker.is_none() && before.state == State::Queued;
+    if operation == "settle"
+        && !is_told
+        && (before.worker.as_deref() != Some(life.name().as_str()) || before.generation != now.generation)
+    {
         let how = format!("{} settles {id}, which {:?} holds as {}", life.name(), before.worker, before.generation);
         wrong.push((Property::Fence, how));
     }

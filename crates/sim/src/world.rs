@@ -101,7 +101,7 @@ async fn play(plan: &Plan, trace: Trace) -> Result<Report, SimError> {
 async fn at_its_time(stage: Arc<Stage>, trouble: Trouble) {
     let at = match &trouble {
         Trouble::Kill { at: Moment::At(at), .. } | Trouble::Freeze { at: Moment::At(at), .. } => *at,
-        Trouble::Clock { at_ms, .. } => *at_ms,
+        Trouble::Clock { at_ms, .. } | Trouble::Sink { at_ms, .. } => *at_ms,
         _ => return,
     };
     stage.until_ms(at).await;
@@ -127,6 +127,7 @@ async fn at_its_time(stage: Arc<Stage>, trouble: Trouble) {
             drop(inner);
             stage.jump(*by_ms);
         }
+        Trouble::Sink { .. } => stage.lock().coverage.struck(trouble.word(), "any", Vec::new()),
         _ => {}
     }
 }
