@@ -268,6 +268,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Nothing is set otherwise. Documents leave them out then, so the defaults are part of their form (see `crate::run`).
+    pub(crate) fn are_usual(&self) -> bool {
+        *self == Self::default()
+    }
+
     fn check(pointer: &str, settings: &Map<String, Value>, flaws: &mut Flaws) {
         let seconds = |key: &str, min: f64, flaws: &mut Flaws| {
             if let Some(value) = settings.get(key).filter(|v| !v.is_null()) {

@@ -78,8 +78,7 @@ impl Serialize for EventKind {
 
 impl<'de> Deserialize<'de> for EventKind {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let name = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        Self::parse(&name).ok_or_else(|| serde::de::Error::custom("unknown event kind"))
+        crate::text::read(d, "a kind of event", Self::parse)
     }
 }
 
@@ -169,7 +168,7 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
     /// Whether an order service should refund (H32).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refund: bool,
     /// Endpoints, only once there is a winner (H33).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

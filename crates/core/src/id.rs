@@ -35,20 +35,48 @@ impl<K: Named> Id<K> {
         Self(millis << 80 | random, PhantomData)
     }
 
+    /// The n-th id after this one, of the same moment: for things that are made and kept together under one random number.
+    #[must_use]
+    pub fn following(self, n: u64) -> Self {
+        let random = (1 << 80) - 1;
+        Self(self.0 & !random | self.0.wrapping_add(u128::from(n)) & random, PhantomData)
+    }
+
     /// The 26 letters without the prefix.
     pub fn letters(&self) -> String {
-        (0..LENGTH).rev().map(|i| letter(self.0, i)).collect()
+        self.bytes().into_iter().map(char::from).collect()
+    }
+
+    fn bytes(&self) -> [u8; LENGTH] {
+        let mut bytes = [b'0'; LENGTH];
+        let mut rest = self.0;
+        for byte in bytes.iter_mut().rev() {
+            let index = usize::try_from(rest & 31).unwrap_or(0);
+            *byte = ALPHABET.get(index).copied().unwrap_or(b'0');
+            rest >>= 5;
+        }
+        bytes
     }
 }
 
-fn letter(value: u128, place: usize) -> char {
-    let index = (value >> (5 * place)) & 31;
-    ALPHABET.get(usize::try_from(index).unwrap_or(0)).map_or('0', |b| char::from(*b))
+/// What a letter stands for.
+fn digit(letter: u8) -> Option<u8> {
+    match letter {
+        b'0'..=b'9' => Some(letter - b'0'),
+        b'a'..=b'h' => Some(letter - b'a' + 10),
+        b'j'..=b'k' => Some(letter - b'j' + 18),
+        b'm'..=b'n' => Some(letter - b'm' + 20),
+        b'p'..=b't' => Some(letter - b'p' + 22),
+        b'v'..=b'z' => Some(letter - b'v' + 27),
+        _ => None,
+    }
 }
 
 impl<K: Named> fmt::Display for Id<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}_{}", K::PREFIX, self.letters())
+        f.write_str(K::PREFIX)?;
+        f.write_str("_")?;
+        f.write_str(std::str::from_utf8(&self.bytes()).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -68,8 +96,8 @@ impl<K: Named> FromStr for Id<K> {
         }
         let mut value: u128 = 0;
         for byte in letters.bytes() {
-            let digit = ALPHABET.iter().position(|b| *b == byte).ok_or_else(wrong)?;
-            value = value.checked_mul(32).and_then(|v| v.checked_add(digit as u128)).ok_or_else(wrong)?;
+            let digit = digit(byte).ok_or_else(wrong)?;
+            value = value.checked_mul(32).and_then(|v| v.checked_add(digit.into())).ok_or_else(wrong)?;
         }
         Ok(Self(value, PhantomData))
     }
@@ -110,8 +138,7 @@ impl<K: Named> Serialize for Id<K> {
 }
 impl<'de, K: Named> Deserialize<'de> for Id<K> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        text.parse().map_err(serde::de::Error::custom)
+        crate::text::read(d, "an id of its kind", |text| text.parse().ok())
     }
 }
 
@@ -181,8 +208,28 @@ mod tests {
         let late = RequestId::new(Timestamp(2_000_000), &mut chance);
         assert_eq!(early.to_string().parse(), Ok(early));
         assert!(early.to_string() < late.to_string());
+        let every: Vec<Option<u8>> = ALPHABET.iter().map(|letter| digit(*letter)).collect();
+        assert_eq!(every, (0..32).map(Some).collect::<Vec<_>>());
+        assert_eq!((0..=255).filter(|byte| digit(*byte).is_some()).count(), 32);
         assert!("att_00000000000000000000000000".parse::<RequestId>().is_err());
         assert!("req_short".parse::<RequestId>().is_err());
+    }
+
+    #[test]
+    fn ids_that_follow_one_another_stay_in_their_moment_and_order() {
+        let first = EventId::new(Timestamp(1_000_000), &mut SplitMix::new(3));
+        assert_eq!(first.following(0), first);
+        assert!((0..100).all(|n| first.following(n).to_string() < first.following(n + 1).to_string()));
+        let last = EventId::new(Timestamp(1_000_000), &mut Ones);
+        assert_eq!(last.following(1).0 >> 80, last.0 >> 80, "the moment is no part of the count");
+    }
+
+    struct Ones;
+
+    impl Chance for Ones {
+        fn next_u64(&mut self) -> u64 {
+            u64::MAX
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod quota;
 pub mod run;
 pub mod spec;
 pub mod tenant;
+mod text;
 pub mod time;
 pub mod timeline;
 pub mod workflow;

@@ -3,8 +3,9 @@
 //! One document instead of a table for each part: every decision needs all of it, and one row is written
 //! instead of ten. The store projects what must be asked across requests (ledger rows, due times,
 //! holdings) into tables in the same transaction. Rejected: folding the log at each load, which makes a
-//! long life expensive; the log stays the record, the document is its fold. What is not there is not written:
-//! the document is read and written at each change.
+//! long life expensive; the log stays the record, the document is its fold. What is not there, or as usual, is not
+//! written: the document is read and written at each change. What is usual is thereby part of the document's form: a
+//! release that changes it raises [`RUN_VERSION`] (`what_is_usual_is_part_of_the_form` holds it).
 //!
 //! [`advance`] decides what to do next, [`settle`] takes in answers, [`command`] what people ask for.
 
@@ -216,7 +217,8 @@ pub struct Attempt {
     /// The backend's identity, once asked (H4).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
-    /// The settings that hold for it.
+    /// The settings that hold for it; not written where they are the usual ones.
+    #[serde(default, skip_serializing_if = "Settings::are_usual")]
     pub settings: Settings,
     /// How it stands.
     pub state: AttemptState,
@@ -312,11 +314,13 @@ pub struct Operation {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tries: Vec<Try>,
     /// Tries after the first, by which `max_retries` is counted (H10).
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub retries: u32,
     /// When the next try or look is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_at: Option<Timestamp>,
     /// Calls begun for it, to tell answers apart.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub calls: u32,
     /// The ledger row of what it makes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -327,9 +331,10 @@ pub struct Operation {
     /// Deadline of a try and where it comes from.
     pub deadline: Span,
     /// `default`, `cluster` or `learned`.
+    #[serde(default = "usual_source", skip_serializing_if = "is_usual_source")]
     pub deadline_source: String,
     /// The lease generation under which its call was handed out; another holder asks anew.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: i64,
     /// When the operation gives up waiting for throttling, whatever its retries (H10).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -342,9 +347,23 @@ pub struct Try {
     /// When it began.
     pub started_at: Timestamp,
     /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
     /// How it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
+}
+
+fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
+    *number == N::default()
+}
+
+fn usual_source() -> String {
+    "default".to_owned()
+}
+
+fn is_usual_source(source: &str) -> bool {
+    source == "default"
 }
 
 /// How a row of the ledger stands.
@@ -417,6 +436,7 @@ pub struct Row {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_doubt: bool,
     /// Looks that found nothing at or after the time that the look was for.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub empty_looks: u32,
     /// When it was last looked for or told to go: a look counts by when it was asked, not by when it was answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -428,7 +448,7 @@ pub struct Row {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy: Option<i64>,
     /// Calls begun for its release or look.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub calls: u32,
     /// When to try next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -437,10 +457,10 @@ pub struct Row {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub releases: Vec<Try>,
     /// Deadline of one of them.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub release_deadline: Span,
     /// Failed tries of its release.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: u32,
     /// Since when clean-up is owed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -538,4 +558,31 @@ pub enum Stop {
     Running,
     /// It stands still again.
     Done,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Stored documents count on it: a release that changes one of these must raise [`RUN_VERSION`] and say what the older
+    /// version means.
+    #[test]
+    fn what_is_usual_is_part_of_the_form() {
+        assert_eq!(RUN_VERSION, 1);
+        let usual = json!({
+            "retry": {"initial": 5.0, "factor": 2.0, "cap": 300.0, "max_retries": 3}, "deadlines": {}, "list_lag": 5.0,
+            "late_create": 120.0, "orphan_grace": 900.0, "probe_first_after": 0.0, "probe_every": 10.0, "probe_deadline": 300.0,
+            "sweep_every": 300.0,
+        });
+        assert_eq!(serde_json::to_value(Settings::default()).unwrap(), usual);
+        let short = json!({"planned": {"name": "reserve", "step": "allocate"}, "status": "pending", "deadline": 60.0});
+        let operation: Operation = serde_json::from_value(short.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&operation).unwrap(), short);
+        let Planned { deadline, call_limit, .. } = operation.planned;
+        assert_eq!((deadline, call_limit), (Span::seconds(60), Span::seconds(30)));
+        assert_eq!(operation.planned.on_retry, crate::workflow::OnRetry::Nudge);
+        assert_eq!((operation.retries, operation.calls, operation.generation), (0, 0, 0));
+        assert_eq!(operation.deadline_source, "default");
+    }
 }

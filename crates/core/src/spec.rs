@@ -49,7 +49,7 @@ impl Kind {
     }
 }
 
-/// The specification of one request. Its JSON is what the API shows and what the store keeps.
+/// The specification of one request. Its JSON is what the store keeps, and, with [`Spec::OPTIONAL`], what the API shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
     /// Unique per tenant among requests that are not rolled back (H21).
@@ -59,17 +59,22 @@ pub struct Spec {
     /// What is asked for.
     pub kind: Kind,
     /// Where; `null` only for managed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     /// Whether a near region will do (H22).
     #[serde(default)]
     pub region_fallback: bool,
     /// How large; `null` for kinds without a size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
     /// A provider type that it must run on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
     /// The name of the one cluster that it must run on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
     /// Image of a vps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// Ports of a vps that are opened and verified.
     #[serde(default)]
@@ -78,14 +83,18 @@ pub struct Spec {
     #[serde(default)]
     pub ssh_keys: Vec<String>,
     /// cloud-init, encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_data: Option<Sealed>,
     /// How it is verified, where not by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probes: Option<Probes>,
     /// Single or failover.
     pub strategy: Strategy,
     /// The order that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order_id: Option<String>,
     /// Who is told when it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notify_email: Option<String>,
     /// Become tags or metadata of the server.
     #[serde(default)]
@@ -94,12 +103,16 @@ pub struct Spec {
     #[serde(default)]
     pub depends_on: Vec<String>,
     /// Where an environment's manifests are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
     /// How long an environment lives after it is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<f64>,
     /// Product of a managed service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub product: Option<String>,
     /// How long it may wait in the queue (H16).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_timeout_seconds: Option<f64>,
 }
 
@@ -110,6 +123,23 @@ pub trait Seal {
 }
 
 impl Spec {
+    /// Keys that are left out of the JSON where there is nothing to say; the API shows them as `null`.
+    pub const OPTIONAL: [&str; 13] = [
+        "region",
+        "size",
+        "provider",
+        "cluster",
+        "image",
+        "user_data",
+        "probes",
+        "order_id",
+        "notify_email",
+        "source",
+        "ttl_seconds",
+        "product",
+        "queue_timeout_seconds",
+    ];
+
     /// Reads one request of a manifest or an API body that stands at `pointer`.
     pub fn check(pointer: &str, value: &Value, seal: &dyn Seal) -> Result<Self, Vec<Flaw>> {
         let mut flaws = Flaws::default();

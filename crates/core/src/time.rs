@@ -4,6 +4,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::text;
+
+mod rfc3339;
+
 /// A point in time: microseconds since 1970-01-01T00:00:00Z. As JSON: RFC 3339 in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub i64);
@@ -29,17 +33,16 @@ impl Timestamp {
 
     /// RFC 3339 in UTC with microseconds, for example `2026-11-21T10:00:00.000001Z`.
     pub fn to_rfc3339(self) -> String {
-        let nanos = i128::from(self.0) * 1000;
-        OffsetDateTime::from_unix_timestamp_nanos(nanos)
-            .ok()
-            .and_then(|t| t.format(&Rfc3339).ok())
-            .unwrap_or_else(|| "9999-12-31T23:59:59Z".to_owned())
+        rfc3339::write(self.0).unwrap_or_else(|| "9999-12-31T23:59:59Z".to_owned())
     }
 
     /// Reads RFC 3339.
     pub fn parse(text: &str) -> Option<Self> {
-        let t = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-        i64::try_from(t.unix_timestamp_nanos() / 1000).ok().map(Self)
+        let other = || {
+            let t = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+            i64::try_from(t.unix_timestamp_nanos() / 1000).ok()
+        };
+        rfc3339::read(text).or_else(other).map(Self)
     }
 }
 
@@ -89,8 +92,7 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("not an RFC 3339 time"))
+        text::read(d, "an RFC 3339 time", Self::parse)
     }
 }
 

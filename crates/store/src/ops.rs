@@ -13,6 +13,7 @@ pub mod drift;
 pub mod heartbeat;
 pub mod ledger;
 pub mod log;
+pub(crate) mod log_row;
 pub mod meta;
 pub(crate) mod place;
 pub mod quota;

@@ -51,6 +51,9 @@ pub fn request(view: &RequestView, now: Timestamp) -> Request {
 pub fn spec(spec: &Spec) -> Value {
     let mut value = serde_json::to_value(spec).unwrap_or_default();
     let Some(map) = value.as_object_mut() else { return value };
+    for key in Spec::OPTIONAL {
+        map.entry(key).or_insert(Value::Null);
+    }
     if let Some(sealed) = &spec.user_data {
         map.insert("user_data".to_owned(), json!({"fingerprint": sealed.fingerprint}));
     }

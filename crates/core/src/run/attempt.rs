@@ -283,11 +283,14 @@ pub(super) fn is_open(status: OperationStatus) -> bool {
 
 /// The fact that an operation ended, with all its tries.
 pub(super) fn done_event(operation: &Operation, attempt: Option<AttemptId>, status: &str) -> Event {
-    let detail = json!({
-        "operation": operation.planned.name, "item": operation.planned.item, "status": status, "resource": operation.row,
-        "tries": operation.tries, "retries": operation.retries,
+    let mut detail = json!({
+        "operation": operation.planned.name, "status": status, "tries": operation.tries, "retries": operation.retries,
         "deadline_seconds": operation.deadline, "deadline_source": operation.deadline_source,
     });
+    if let Some(map) = detail.as_object_mut() {
+        map.extend(operation.planned.item.as_ref().map(|item| ("item".to_owned(), json!(item))));
+        map.extend(operation.row.map(|row| ("resource".to_owned(), json!(row))));
+    }
     let step = Some(operation.planned.step.name().to_owned());
     Event { step, attempt, detail, ..Event::new(EventKind::OperationDone) }
 }

@@ -31,6 +31,18 @@ fn a_good_vps_is_read() {
 }
 
 #[test]
+fn what_is_left_out_of_the_json_is_known() {
+    let spec = Spec::check("", &vps(), &Reversed).expect("good");
+    let json = serde_json::to_value(&spec).expect("json");
+    let keys: Vec<&str> = json.as_object().expect("object").keys().map(String::as_str).collect();
+    let there = ["kind", "labels", "depends_on", "name", "ports", "region_fallback", "ssh_keys", "strategy", "tenant"];
+    assert!(there.iter().all(|key| keys.contains(key)));
+    assert!(keys.iter().all(|key| there.contains(key) || Spec::OPTIONAL.contains(key)), "{keys:?}");
+    assert!(["image", "region", "size"].iter().all(|key| keys.contains(key)) && keys.len() == 12, "{keys:?}");
+    assert!(!json.to_string().contains("null"), "{json}");
+}
+
+#[test]
 fn each_rule_is_named_with_its_pointer() {
     let cases = [
         (json!({"sizee": 1}), "/requests/0/sizee", "unknown_key"),

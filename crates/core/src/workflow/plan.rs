@@ -20,13 +20,40 @@ pub struct Plan {
 }
 
 /// What a retry of a waiting operation does after a time-out (H10): never a bare further wait.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnRetry {
     /// Perform it again: its first call repeats the action.
+    #[default]
     Nudge,
     /// Release what the named earlier operation made, make it anew, then perform this one again.
     Recreate(String),
+}
+
+impl OnRetry {
+    fn is_usual(&self) -> bool {
+        *self == Self::Nudge
+    }
+}
+
+// What a stored plan means where it does not say: part of its form (see `crate::run`).
+
+fn usual_deadline() -> Span {
+    Span::seconds(60)
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // It is how serde asks.
+fn is_usual_deadline(deadline: &Span) -> bool {
+    *deadline == usual_deadline()
+}
+
+fn usual_call_limit() -> Span {
+    Span::seconds(30)
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // It is how serde asks.
+fn is_usual_call_limit(limit: &Span) -> bool {
+    *limit == usual_call_limit()
 }
 
 /// One operation of a plan.
@@ -44,10 +71,13 @@ pub struct Planned {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub makes: Option<String>,
     /// What its retry does.
+    #[serde(default, skip_serializing_if = "OnRetry::is_usual")]
     pub on_retry: OnRetry,
     /// Default deadline of one try; settings override it per cluster and operation.
+    #[serde(default = "usual_deadline", skip_serializing_if = "is_usual_deadline")]
     pub deadline: Span,
     /// Longest time one call of it may be under way before its answer counts as lost.
+    #[serde(default = "usual_call_limit", skip_serializing_if = "is_usual_call_limit")]
     pub call_limit: Span,
     /// Waits for a person instead of a backend (kind managed): has no deadline.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -66,8 +96,8 @@ impl Planned {
             after: Vec::new(),
             makes: None,
             on_retry: OnRetry::Nudge,
-            deadline: Span::seconds(60),
-            call_limit: Span::seconds(30),
+            deadline: usual_deadline(),
+            call_limit: usual_call_limit(),
             awaits_input: false,
             item: None,
         }

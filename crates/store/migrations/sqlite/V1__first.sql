@@ -135,21 +135,33 @@ create index resource_request on resource (request);
 create index resource_tag on resource (tag);
 create index resource_open on resource (state) where open = 1;
 
+-- A row holds all events that one transaction appended to one request (`log_row.rs`).
 create table event (
-    position integer primary key autoincrement,
-    -- Random: nothing looks for it, so it has no index.
+    -- The place of its last event; they are counted without a gap.
+    position integer primary key,
+    -- That of the first event; the others follow. Random: nothing looks for it, so it has no index.
     id       text not null,
     subject  text not null,
+    -- The last event's, counted over the request.
     version  integer not null,
+    -- How many.
+    count    integer not null,
+    -- The last published one's, where there is one.
     sequence integer,
-    kind     text not null,
-    -- The tenant's name, as the event shows it for ever.
+    -- The tenant's name, as the events show it for ever.
     tenant   text not null,
     at       integer not null,
     body     text not null,
     unique (subject, version)
 ) strict;
 create index event_tenant on event (tenant, position) where sequence is not null;
+
+-- The log goes on behind this position, where its epoch begins (H41).
+create table log_start (
+    one      integer primary key check (one = 1),
+    position integer not null
+) strict;
+insert into log_start (one, position) values (1, 0);
 
 create table reader (
     name     text primary key,

@@ -7,11 +7,14 @@
 //! of the feed is that in which events became visible, without a gap, the same for every follower, and one
 //! number is a cursor in both databases (H34; docs/decisions/0009). What may still be without a place is
 //! found by the horizon: every event of an older transaction has one.
+//!
+//! Events lie in rows of several ([`super::log_row`]); a row's place is that of its last event, and the others have those
+//! before it. A cursor may stand in the middle of a row.
 
 use provisor_core::event::{Event, EventKind};
 use provisor_core::{EventId, Kind, RequestId, State, TenantId, Timestamp};
-use serde::Deserialize;
 
+use super::log_row::{self, Standing, columns};
 use crate::op::{Mode, Op, OpError};
 use crate::tx::{Stmt, Tx, both, each};
 use crate::value::{Row, Val};
@@ -30,19 +33,17 @@ pub const PAGE_LIMIT: i64 = 1000;
 /// Entries of one request in one answer at most.
 const SUBJECT_LIMIT: i64 = 10_000;
 /// Positions that one call looks through at most, when few of them match.
-const SCAN_LIMIT: i64 = 20_000;
+const SCAN_LIMIT: i64 = 10_000;
 
-macro_rules! entries {
-    ($($tail:tt)+) => {
-        concat!("select position, id, subject, version, sequence, kind, tenant, at, body from event where ", $($tail)+)
-    };
-}
-
-macro_rules! placed {
-    ($place:literal, $from:literal, $($tail:tt)+) => {
+/// ?1 after, ?2 up to, ?3 published only, ?4 limit.
+macro_rules! feed {
+    ($driver:literal) => {
         concat!(
-            "select ", $place, ", event.id, event.subject, event.version, event.sequence, event.kind, event.tenant, event.at,",
-            " event.body from ", $from, " where ", $($tail)+
+            "select event.position, ",
+            columns!(),
+            " from event where ",
+            $driver,
+            "position > ?1 and position <= ?2 and (?3 = 0 or sequence is not null) order by position limit ?4"
         )
     };
 }
@@ -50,45 +51,36 @@ macro_rules! placed {
 /// The same for PostgreSQL.
 macro_rules! placed_feed {
     ($driver:literal) => {
-        placed!(
-            "feed.place",
-            "feed join event on event.position = feed.position",
+        concat!(
+            "select feed.place, ",
+            columns!(),
+            " from feed join event on event.position = feed.position where ",
             $driver,
-            "feed.place > ?1 and feed.place <= ?2 and (?3 is null or strpos(?3, ' ' || event.kind || ' ') > 0)",
-            " and (?4 = 0 or event.sequence is not null) order by feed.place limit ?5"
-        )
-    };
-}
-
-/// ?1 after, ?2 up to, ?3 kinds, ?4 published only, ?5 limit.
-macro_rules! feed {
-    ($driver:literal) => {
-        entries!(
-            $driver,
-            "position > ?1 and position <= ?2 and (?3 is null or instr(?3, ' ' || kind || ' ') > 0)",
-            " and (?4 = 0 or sequence is not null) order by position limit ?5"
+            "feed.place > ?1 and feed.place <= ?2 and (?3 = 0 or event.sequence is not null) order by feed.place limit ?4"
         )
     };
 }
 
 const OF_SUBJECT: Stmt = each(
-    entries!("subject = ?1 and version > ?2 order by version limit ?3"),
-    placed!(
-        "coalesce(feed.place, 0)",
-        "event left join feed on feed.position = event.position",
-        "event.subject = ?1 and event.version > ?2 order by event.version limit ?3"
+    concat!("select event.position, ", columns!(), " from event where subject = ?1 and version > ?2 order by version limit ?3"),
+    // What has no place yet was committed after this look began.
+    concat!(
+        "select feed.place, ",
+        columns!(),
+        " from event join feed on feed.position = event.position",
+        " where event.subject = ?1 and event.version > ?2 order by event.version limit ?3"
     ),
 );
 const FEED: Stmt = each(feed!(""), placed_feed!(""));
 // Why the tenant's id too: a deleted tenant's name may be taken by another one, who must not see its log.
 const FEED_OF_TENANT: Stmt = each(
     feed!(
-        "tenant = ?6 and sequence is not null and exists (select 1 from request where request.id = event.subject \
-         and request.tenant = ?7) and "
+        "tenant = ?5 and sequence is not null and exists (select 1 from request where request.id = event.subject \
+         and request.tenant = ?6) and "
     ),
     placed_feed!(
-        "feed.tenant = ?6 and event.sequence is not null and exists (select 1 from request where request.id = event.subject \
-         and request.tenant = ?7) and "
+        "feed.tenant = ?5 and event.sequence is not null and exists (select 1 from request where request.id = event.subject \
+         and request.tenant = ?6) and "
     ),
 );
 const TENANT_NAME: Stmt = both("select name from tenant where id = ?1");
@@ -106,13 +98,13 @@ const LOCK_FEED: Stmt = each("select 0", "select head from feed_state for update
 // Why the horizon stays after a full round: what was left out of it may be of an older transaction.
 const PLACE: Stmt = each(
     "select 0 * ?1",
-    "with fresh as (select e.position, e.tenant from event e \
+    "with fresh as (select e.position, e.tenant, e.count from event e \
         where e.tx >= (select horizon from feed_state) and e.tx < pg_snapshot_xmax(pg_current_snapshot()) \
         and not exists (select 1 from feed f where f.position = e.position) order by e.position limit ?1), \
      placed as (insert into feed (place, position, tenant) \
-        select s.head + row_number() over (order by f.position), f.position, f.tenant from fresh f cross join feed_state s returning 1), \
-     counted as (select count(*) as many from placed) \
-     update feed_state set head = head + counted.many, \
+        select s.head + sum(f.count) over (order by f.position), f.position, f.tenant from fresh f cross join feed_state s), \
+     counted as (select count(*) as many, coalesce(sum(count), 0)::bigint as events from fresh) \
+     update feed_state set head = head + counted.events, \
         horizon = case when counted.many < ?1 then pg_snapshot_xmin(pg_current_snapshot()) else horizon end \
      from counted returning counted.many",
 );
@@ -120,11 +112,11 @@ const PLACE: Stmt = each(
 pub(crate) const STATEMENTS: &[&Stmt] =
     &[&OF_SUBJECT, &FEED, &FEED_OF_TENANT, &TENANT_NAME, &HEAD, &NEXT, &IS_BEHIND, &LOCK_FEED, &PLACE];
 
-/// Events that get their place in one statement.
+/// Rows that get their place in one statement.
 const PLACED_AT_ONCE: i64 = 20_000;
 
 /// The request of a published event, as it was then.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EntryRequest {
     /// Its name.
     pub name: String,
@@ -161,30 +153,6 @@ pub struct Entry {
     pub request: Option<EntryRequest>,
 }
 
-/// What is in a body besides the fact.
-#[derive(Deserialize)]
-struct Beside {
-    request: Option<EntryRequest>,
-}
-
-impl Entry {
-    fn read(row: &Row) -> Result<Self, OpError> {
-        let kind = row.text(5)?;
-        Ok(Self {
-            position: row.int(0)?,
-            id: row.id(1)?,
-            subject: row.id(2)?,
-            version: row.int(3)?,
-            sequence: row.opt_int(4)?,
-            kind: EventKind::parse(kind).ok_or_else(|| OpError::Corrupt(format!("event kind {kind}")))?,
-            tenant: row.text(6)?.to_owned(),
-            at: Timestamp(row.int(7)?),
-            body: row.json(8)?,
-            request: row.json::<Beside>(8)?.request,
-        })
-    }
-}
-
 /// The events of one request, oldest first.
 #[derive(Debug, Clone)]
 pub struct EntriesOf {
@@ -207,7 +175,12 @@ impl Op for EntriesOf {
     const MODE: Mode = Mode::Follow;
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
         let rows = tx.rows(&OF_SUBJECT, &[self.subject.into(), self.after.into(), SUBJECT_LIMIT.into()]).await?;
-        rows.iter().map(Entry::read).collect()
+        let mut all = Vec::new();
+        for row in &rows {
+            all.extend(log_row::entries(row, |e| e.version > self.after)?);
+        }
+        all.truncate(usize::try_from(SUBJECT_LIMIT).unwrap_or(usize::MAX));
+        Ok(all)
     }
 }
 
@@ -247,13 +220,16 @@ impl Op for Feed {
         // Between two epochs there is nothing, and much of it.
         let from =
             if epoch_of(self.after) < epoch_of(head) { self.after.max(next(tx, self.after).await? - 1) } else { self.after };
-        let end = head.min(from.saturating_add(SCAN_LIMIT));
+        // The end of a row, so that no row lies on both sides of it.
+        let far = from.saturating_add(SCAN_LIMIT);
+        let end = if far < head { next(tx, far - 1).await? } else { head };
         // A position beyond the head is kept: the log of a restored store may be shorter.
         if end <= self.after {
             return Ok(FeedPage { entries: Vec::new(), next: self.after, at_head: true });
         }
-        let kinds = (!self.kinds.is_empty()).then(|| self.kinds.iter().fold(" ".to_owned(), |all, k| all + k.name() + " "));
-        let mut params: Vec<Val> = vec![self.after.into(), end.into(), kinds.into(), self.published_only.into(), limit.into()];
+        // The first row may have been read in part and give nothing.
+        let rows_limit = if self.kinds.is_empty() { limit + 1 } else { SCAN_LIMIT };
+        let mut params: Vec<Val> = vec![self.after.into(), end.into(), self.published_only.into(), rows_limit.into()];
         let rows = match self.tenant {
             Some(tenant) => {
                 let name = tx.row(&TENANT_NAME, &[tenant.into()]).await?;
@@ -263,10 +239,32 @@ impl Op for Feed {
             }
             None => tx.rows(&FEED, &params).await?,
         };
-        let entries: Vec<Entry> = rows.iter().map(Entry::read).collect::<Result<_, _>>()?;
-        let full = i64::try_from(entries.len()).unwrap_or(i64::MAX) >= limit;
-        let next = entries.last().map_or(end, |last| if full { last.position } else { end });
+        let all_of_them = i64::try_from(rows.len()).unwrap_or(i64::MAX) < rows_limit;
+        let (entries, looked_at) = self.take(&rows, usize::try_from(limit).unwrap_or(usize::MAX))?;
+        let next = looked_at.unwrap_or(if all_of_them { end } else { rows.last().map_or(Ok(end), |row| row.int(0))? });
         Ok(FeedPage { entries, next, at_head: next >= head })
+    }
+}
+
+impl Feed {
+    /// What is asked for of some rows; and where there is as much as asked for, how far it has looked.
+    fn take(&self, rows: &[Row], limit: usize) -> Result<(Vec<Entry>, Option<i64>), OpError> {
+        let published_only = self.published_only || self.tenant.is_some();
+        let wanted = |e: &Standing| {
+            e.position > self.after
+                && (e.sequence.is_some() || !published_only)
+                && (self.kinds.is_empty() || self.kinds.contains(&e.kind))
+        };
+        let mut taken = Vec::new();
+        for row in rows {
+            taken.extend(log_row::entries(row, wanted)?);
+            if taken.len() >= limit {
+                taken.truncate(limit);
+                break;
+            }
+        }
+        let looked_at = taken.last().filter(|_| taken.len() >= limit).map(|e| e.position);
+        Ok((taken, looked_at))
     }
 }
 

@@ -15,19 +15,15 @@ use crate::op::{Mode, Op, OpError};
 use crate::tx::{Stmt, Tx, both, each};
 
 const LAST: Stmt = each(
-    "select max(coalesce((select seq from sqlite_sequence where name = 'event'), 0), coalesce((select max(position) from event), 0))",
+    "select max((select position from log_start), coalesce((select max(position) from event), 0))",
     "select head from feed_state for update",
 );
-const RAISE: Stmt = each("update sqlite_sequence set seq = ?1 where name = 'event'", "update feed_state set head = ?1");
-const BEGIN: Stmt = each(
-    "insert into sqlite_sequence (name, seq) select 'event', ?1 where not exists (select 1 from sqlite_sequence where name = 'event')",
-    "select 0 * ?1",
-);
+const RAISE: Stmt = each("update log_start set position = ?1", "update feed_state set head = ?1");
 // Nobody is mailed or called about what a restore repeats (H38).
 const TO_HEAD: Stmt = both("update reader set position = ?1 where name like 'email%' or name like 'webhook%'");
 const LIVE: Stmt = both("select id from request where live = 1 and id > ?1 order by id limit ?2");
 
-pub(crate) const STATEMENTS: &[&Stmt] = &[&LAST, &RAISE, &BEGIN, &TO_HEAD, &LIVE];
+pub(crate) const STATEMENTS: &[&Stmt] = &[&LAST, &RAISE, &TO_HEAD, &LIVE];
 
 /// Requests looked at in one transaction.
 const PAGE: i64 = 256;
@@ -45,9 +41,7 @@ impl Op for RaiseEpoch {
         super::log::catch_up(tx).await?;
         let last = tx.row(&LAST, &[]).await?.map_or(Ok(0), |row| row.int(0))?;
         let start = epoch_of(last) << EPOCH_BITS;
-        if tx.exec(&RAISE, &[start.into()]).await? == 0 {
-            tx.exec(&BEGIN, &[start.into()]).await?;
-        }
+        tx.exec(&RAISE, &[start.into()]).await?;
         tx.exec(&TO_HEAD, &[start.into()]).await?;
         Ok(epoch_of(start))
     }

@@ -12,10 +12,10 @@ use provisor_core::mutant::{self, Mutant};
 use provisor_core::quota::Amounts;
 use provisor_core::run::{AttemptState, Command, Moment, RUN_VERSION, Row as LedgerRow};
 use provisor_core::workflow::plan::Planner;
-use provisor_core::{ClusterId, Kind, RequestId, Run, Span, State, TenantId, Timestamp};
-use serde::Serialize;
+use provisor_core::{ClusterId, RequestId, Run, Span, State, TenantId, Timestamp};
 use serde_json::json;
 
+use super::log_row::{self, Told};
 use crate::op::OpError;
 use crate::tx::{Stmt, Tx, both, each};
 use crate::value::{Row, Val, to_json};
@@ -128,8 +128,6 @@ const INSERT: Stmt = both(
      cpu, memory, storage, in_work, queue_until, created_at, updated_at) \
      values (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, 1, ?9, ?10, ?11, ?12, ?13, ?14, 0, ?15, ?16, ?16)",
 );
-const INSERT_EVENT: Stmt =
-    both("insert into event (id, subject, version, sequence, kind, tenant, at, body) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)");
 const UPSERT_RESOURCE: Stmt = both(
     "insert into resource (id, request, attempt, cluster, kind, name, tag, provider_id, state, in_doubt, open, created_at, released_at) \
      values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) on conflict (id) do update set \
@@ -162,7 +160,7 @@ pub(crate) const STATEMENTS: &[&Stmt] = &[
     &UPDATE,
     &UPDATE_ATTENTION,
     &INSERT,
-    &INSERT_EVENT,
+    &log_row::INSERT,
     &UPSERT_RESOURCE,
     &HOLD_CLUSTER,
     &HOLD_TENANT,
@@ -383,25 +381,7 @@ async fn hold_tenant(tx: &mut Tx<'_>, run: &Run, count: i64, work: i64) -> Resul
     tx.send(&HOLD_TENANT, &values).await
 }
 
-/// What is written of an event; published ones tell of their request as it was then.
-#[derive(Serialize)]
-struct Body<'a> {
-    #[serde(flatten)]
-    event: &'a Event,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request: Option<Subject<'a>>,
-}
-
-#[derive(Serialize)]
-struct Subject<'a> {
-    id: RequestId,
-    name: &'a str,
-    kind: Kind,
-    state: State,
-    order_id: Option<&'a str>,
-}
-
-/// Appends events to the log: every one counts in the request's version, published ones in its sequence.
+/// Appends events to the log, in one row: every one counts in the request's version, published ones in its sequence.
 async fn append(
     tx: &mut Tx<'_>,
     loaded: &mut Loaded,
@@ -409,36 +389,21 @@ async fn append(
     now: Timestamp,
     chance: &mut SplitMix,
 ) -> Result<(), OpError> {
-    let mut rows = Vec::with_capacity(events.len());
-    let run = &loaded.run;
-    let mut state = loaded.state;
-    for event in events {
-        loaded.events += 1;
-        state = event.to_state.unwrap_or(state);
-        let sequence = event.kind.is_published().then(|| {
-            loaded.published += 1;
-            loaded.published
-        });
-        let request = event.kind.is_published().then(|| Subject {
-            id: run.id,
-            name: &run.spec.name,
-            kind: run.spec.kind,
-            state,
-            order_id: run.spec.order_id.as_deref(),
-        });
-        let body = to_json(&Body { event: &event, request })?;
-        rows.push(vec![
-            EventId::new(now, chance).into(),
-            run.id.into(),
-            loaded.events.into(),
-            sequence.into(),
-            event.kind.name().into(),
-            loaded.tenant_name.as_str().into(),
-            now.0.into(),
-            body.into(),
-        ]);
+    if events.is_empty() {
+        return Ok(());
     }
-    tx.batch(&INSERT_EVENT, &rows).await
+    let told = Told {
+        run: &loaded.run,
+        tenant: &loaded.tenant_name,
+        before: loaded.state,
+        version: loaded.events,
+        published: loaded.published,
+        at: now,
+        events,
+    };
+    let (row, version, published) = log_row::values(told, EventId::new(now, chance))?;
+    (loaded.events, loaded.published) = (version, published);
+    tx.send(&log_row::INSERT, &row).await
 }
 
 /// Stores a request that was just admitted.

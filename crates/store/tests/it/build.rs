@@ -15,10 +15,10 @@ use provisor_core::{AttemptId, ClusterId, EventId, RequestId, ResourceId, Run, S
 use provisor_store::clock::ManualClock;
 use provisor_store::ops::clusters::{ClusterView, CreateCluster};
 use provisor_store::ops::tenants::{CreateTenant, TenantView};
-use provisor_store::tx::{Stmt, both};
+use provisor_store::tx::{Stmt, both, each};
 use provisor_store::value::{Val, to_json};
 use provisor_store::{Mode, Op, OpError, Store, Tx};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A folder that goes with the test.
 pub struct Folder(PathBuf);
@@ -115,9 +115,14 @@ impl World {
 
     /// An event in the log; answers its id.
     pub async fn event(&self, run: &Run, version: i64, sequence: Option<i64>, kind: EventKind) -> EventId {
+        self.events(run, version, sequence, &[kind]).await
+    }
+
+    /// Several that one transaction tells: the version of the last, the sequence of the last published. Answers the id of
+    /// the first.
+    pub async fn events(&self, run: &Run, version: i64, sequence: Option<i64>, kinds: &[EventKind]) -> EventId {
         let id = self.id();
-        let insert = InsertEvent { id, run: run.clone(), version, sequence, kind };
-        self.store.run(insert).await.unwrap();
+        self.store.run(InsertEvents { id, run: run.clone(), version, sequence, kinds: kinds.to_vec() }).await.unwrap();
         id
     }
 }
@@ -253,39 +258,51 @@ impl Op for InsertRow {
     }
 }
 
-struct InsertEvent {
+struct InsertEvents {
     id: EventId,
     run: Run,
+    /// Of the last.
     version: i64,
+    /// Of the last published.
     sequence: Option<i64>,
-    kind: EventKind,
+    kinds: Vec<EventKind>,
 }
 
-const EVENT: Stmt =
-    both("insert into event (id, subject, version, sequence, kind, tenant, at, body) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)");
+pub const EVENTS: Stmt = each(
+    "insert into event (position, id, subject, version, count, sequence, tenant, at, body) \
+     values (max(coalesce((select max(position) from event), 0), (select position from log_start)) + ?4, \
+     ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    "insert into event (id, subject, version, count, sequence, tenant, at, body) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+);
 
-impl Op for InsertEvent {
+/// The text of a row of the log.
+pub fn rows_text(shared: &Value, events: &[Event]) -> String {
+    events.iter().fold(shared.to_string(), |text, event| format!("{text}\n{}", serde_json::to_string(event).unwrap()))
+}
+
+impl Op for InsertEvents {
     type Out = ();
-    const NAME: &'static str = "insert_event";
+    const NAME: &'static str = "insert_events";
     const MODE: Mode = Mode::Write;
     async fn run(&self, tx: &mut Tx<'_>) -> Result<(), OpError> {
         let now = tx.now().await?;
-        let mut body = serde_json::to_value(Event::new(self.kind)).unwrap();
-        if self.kind.is_published() {
+        let events: Vec<Event> = self.kinds.iter().map(|kind| Event::new(*kind)).collect();
+        let mut shared = json!({});
+        if self.sequence.is_some() {
             let spec = &self.run.spec;
-            body["request"] = json!({"id": self.run.id, "name": spec.name, "kind": spec.kind, "state": self.run.state, "order_id": spec.order_id});
+            shared["request"] = json!({"name": spec.name, "kind": spec.kind, "state": self.run.state, "order_id": spec.order_id});
         }
         let values = [
             self.id.into(),
             self.run.id.into(),
             self.version.into(),
+            i64::try_from(events.len()).unwrap().into(),
             self.sequence.into(),
-            self.kind.name().into(),
             self.run.spec.tenant.as_str().into(),
             now.0.into(),
-            body.to_string().into(),
+            rows_text(&shared, &events).into(),
         ];
-        tx.exec(&EVENT, &values).await.map(drop)
+        tx.exec(&EVENTS, &values).await.map(drop)
     }
 }
 

@@ -31,8 +31,8 @@ insert into dependency (request, prerequisite)
 insert into resource (id, request, attempt, cluster, kind, name, tag, provider_id, state, in_doubt, open, created_at)
     select 'res_' || {padded}, 'req_' || {padded}, 'att_' || n, 'clu_' || (1 + n % 20), 'server', 'server-' || n, 'tag-' || n, 'id-' || n,
     case when n % 3 = 0 then 'released' else 'created' end, 0, case when n % 3 = 0 then 0 else 1 end, n from {series};
-insert into event (id, subject, version, sequence, kind, tenant, at, body)
-    select 'evt_' || {padded}, 'req_' || {padded}, 1, 1, 'admitted', 'tenant-' || (1 + n % 1000), n, '{}' from {series};
+insert into event (id, subject, version, count, sequence, tenant, at, body)
+    select 'evt_' || {padded}, 'req_' || {padded}, 1, 1, 1, 'tenant-' || (1 + n % 1000), n, '{}' from {series};
 insert into idempotency (scope, route, key, fingerprint, requests, created_at)
     select 'ten_' || (1 + n % 1000), 'POST /api/requests', 'key-' || n, 'print', '[]', n from {series} where n % 2 = 0;
 ";

@@ -48,6 +48,7 @@ conformance! {
     requests_filters: requests::every_filter_holds;
     log_of_one: log::events_of_one_request;
     log_feed: log::the_feed_misses_nothing;
+    log_rows: log::a_cursor_may_stand_anywhere_in_a_row;
     log_tenants: log::the_feed_of_a_tenant_is_its_own;
     ledger: ledger::rows_for_the_sweeper;
 }

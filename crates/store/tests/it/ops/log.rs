@@ -66,6 +66,67 @@ pub async fn the_feed_misses_nothing(world: World) {
     assert_eq!((after.next, after.at_head), (head + 5, true));
 }
 
+/// Rows hold several events each; nobody who reads can tell.
+pub async fn a_cursor_may_stand_anywhere_in_a_row(world: World) {
+    use EventKind::{Completed, OperationDone, OperationStarted, Started, StepCompleted};
+    let acme = world.tenant("acme").await;
+    let (a, b) = (world.request(&acme, "a", State::Queued).await, world.request(&acme, "b", State::Queued).await);
+    let first = world.events(&a, 3, Some(2), &[Started, OperationStarted, StepCompleted]).await;
+    world.events(&b, 1, None, &[OperationStarted]).await;
+    world.events(&a, 4, None, &[OperationDone]).await;
+    world.events(&b, 6, Some(3), &[Started, OperationDone, StepCompleted, OperationStarted, Completed]).await;
+    world.events(&a, 6, Some(3), &[OperationStarted, Completed]).await;
+    let all = read(&world, Feed { limit: 1000, ..Default::default() }).await;
+    let told: Vec<_> = all.iter().map(|e| (e.subject == a.id, e.version, e.sequence, e.kind)).collect();
+    let mine = |version, sequence, kind| (true, version, sequence, kind);
+    let theirs = |version, sequence, kind| (false, version, sequence, kind);
+    let expected = [
+        mine(1, Some(1), Started),
+        mine(2, None, OperationStarted),
+        mine(3, Some(2), StepCompleted),
+        theirs(1, None, OperationStarted),
+        mine(4, None, OperationDone),
+        theirs(2, Some(1), Started),
+        theirs(3, None, OperationDone),
+        theirs(4, Some(2), StepCompleted),
+        theirs(5, None, OperationStarted),
+        theirs(6, Some(3), Completed),
+        mine(5, None, OperationStarted),
+        mine(6, Some(3), Completed),
+    ];
+    assert_eq!(told, expected);
+    assert!(all.windows(2).all(|w| w[1].position == w[0].position + 1), "{all:?}");
+    assert_eq!(all[0].id, first);
+    assert_eq!(all.iter().map(|e| e.id).collect::<std::collections::BTreeSet<_>>().len(), all.len());
+    assert!(all.iter().all(|e| e.request.is_some() == e.sequence.is_some()));
+    // Whatever is asked for, from wherever: what follows of it, no more and no less.
+    for (index, cursor) in std::iter::once(0).chain(all.iter().map(|e| e.position)).enumerate() {
+        for limit in 1..=4 {
+            for (published_only, kinds, tenant) in [
+                (false, vec![], None),
+                (true, vec![], None),
+                (false, vec![OperationDone, Completed], None),
+                (true, vec![StepCompleted], None),
+                (false, vec![], Some(acme.id)),
+                (false, vec![Completed], Some(acme.id)),
+            ] {
+                let wanted = |e: &&Entry| {
+                    (kinds.is_empty() || kinds.contains(&e.kind))
+                        && (e.sequence.is_some() || !(published_only || tenant.is_some()))
+                };
+                let expected: Vec<Entry> = all.iter().skip(index).filter(wanted).cloned().collect();
+                let feed = Feed { after: cursor, limit, published_only, tenant, kinds: kinds.clone() };
+                assert_eq!(read(&world, feed.clone()).await, expected, "{feed:?}");
+            }
+        }
+    }
+    let of_a: Vec<Entry> = all.iter().filter(|e| e.subject == a.id).cloned().collect();
+    for after in 0..=6 {
+        let rest = world.store.run(EntriesOf { subject: a.id, after }).await.unwrap();
+        assert_eq!(rest, of_a[usize::try_from(after).unwrap()..]);
+    }
+}
+
 pub async fn the_feed_of_a_tenant_is_its_own(world: World) {
     let (acme, other) = (world.tenant("acme").await, world.tenant("other").await);
     let mine = world.request(&acme, "a", State::RolledBack).await;

@@ -1,0 +1,223 @@
+//! How the log is written: one row for all that one transaction tells of one request, in the order in which it
+//! happened. Readers take it apart again, so nobody outside sees rows.
+//!
+//! A row knows the version and the place of its last event, and how many they are; what an event has by its place in the
+//! row is not stored: its version, its position, its sequence and its id, which are counted on from the row's. Its text has
+//! a line for each event, and a line before them with what they share: who did it, and the request as published events
+//! show it, whose state follows from the changes of state that the events tell. Lines, so that who looks for one event in
+//! a hundred does not read the ninety-nine.
+//!
+//! Why: a row and its indexes cost far more than what is in it, and a request that asks nobody tells ten things and
+//! more in one transaction. Rejected: a row for each event (most of the database's work was that); ids in the row
+//! (twenty random numbers say no more than one).
+
+use provisor_core::event::{Actor, Event, EventKind};
+use provisor_core::{EventId, Kind, RequestId, Run, State, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::log::{Entry, EntryRequest};
+use crate::op::OpError;
+use crate::tx::{Stmt, each};
+use crate::value::{Row, Val, to_json};
+
+/// ?1 id of the first event, ?2 request, ?3 version of the last, ?4 how many, ?5 sequence of the last published, ?6
+/// tenant, ?7 when, ?8 document. SQLite has one writer, so a row's place follows from the last one's; PostgreSQL's rows get
+/// theirs from whoever reads next (see [`super::log`]).
+pub(crate) const INSERT: Stmt = each(
+    "insert into event (position, id, subject, version, count, sequence, tenant, at, body) \
+     values (max(coalesce((select max(position) from event), 0), (select position from log_start)) + ?4, \
+     ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    "insert into event (id, subject, version, count, sequence, tenant, at, body) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+);
+
+/// What one transaction tells of one request.
+pub(crate) struct Told<'a> {
+    /// The request as it is after it.
+    pub run: &'a Run,
+    /// Its tenant's name, as the events show it for ever.
+    pub tenant: &'a str,
+    /// Its state before it.
+    pub before: State,
+    /// Its events before it.
+    pub version: i64,
+    /// The published ones of them.
+    pub published: i64,
+    /// When.
+    pub at: Timestamp,
+    /// What it tells; at least one event.
+    pub events: Vec<Event>,
+}
+
+/// The first line: what the events share.
+#[derive(Serialize, Deserialize)]
+struct Shared {
+    /// Only where one of them is published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request: Option<Shown>,
+    /// Where all were done by one; else each names its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    actor: Option<Actor>,
+}
+
+/// Where an event stands.
+#[derive(Clone, Copy)]
+pub(crate) struct Standing {
+    /// In the log.
+    pub position: i64,
+    /// Among all of its request.
+    pub version: i64,
+    /// Among the published ones of its request.
+    pub sequence: Option<i64>,
+    /// What it tells.
+    pub kind: EventKind,
+}
+
+/// The request as published events show it.
+#[derive(Serialize, Deserialize)]
+struct Shown {
+    name: String,
+    kind: Kind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    order_id: Option<String>,
+    /// Before the first event.
+    state: State,
+}
+
+/// The row's values for [`INSERT`], and the request's counts of events and of published ones after it.
+pub(crate) fn values(mut told: Told<'_>, id: EventId) -> Result<(Vec<Val>, i64, i64), OpError> {
+    let published = count(told.events.iter().filter(|e| e.kind.is_published()).count());
+    let many = count(told.events.len());
+    let first = told.events.first().and_then(|e| e.actor.clone());
+    let actor = first.filter(|first| told.events.iter().all(|e| e.actor.as_ref() == Some(first)));
+    if actor.is_some() {
+        told.events.iter_mut().for_each(|e| e.actor = None);
+    }
+    let spec = &told.run.spec;
+    let request = (published > 0).then(|| Shown {
+        name: spec.name.clone(),
+        kind: spec.kind,
+        order_id: spec.order_id.clone(),
+        state: told.before,
+    });
+    let mut body = to_json(&Shared { request, actor })?;
+    for event in &told.events {
+        body.push('\n');
+        body.push_str(&to_json(event)?);
+    }
+    let (version, sequence) = (told.version + many, told.published + published);
+    let row = vec![
+        id.into(),
+        told.run.id.into(),
+        version.into(),
+        many.into(),
+        (published > 0).then_some(sequence).into(),
+        told.tenant.into(),
+        told.at.0.into(),
+        body.into(),
+    ];
+    Ok((row, version, sequence))
+}
+
+/// The columns that [`entries`] reads, after the place of the row's last event.
+macro_rules! columns {
+    () => {
+        "event.id, event.subject, event.version, event.count, event.sequence, event.tenant, event.at, event.body"
+    };
+}
+pub(crate) use columns;
+
+/// Takes a row apart: those of its events that are wanted, oldest first.
+pub(crate) fn entries(row: &Row, wanted: impl Fn(&Standing) -> bool) -> Result<Vec<Entry>, OpError> {
+    let mut lines = row.text(8)?.lines();
+    let shared = lines.next().unwrap_or_default();
+    let lines: Vec<(EventKind, &str)> = lines.map(|line| Ok((kind_of(line)?, line))).collect::<Result<_, OpError>>()?;
+    let many = count(lines.len());
+    if many != row.int(4)? {
+        return Err(OpError::Corrupt(format!("{many} events of {} in a row of {}", row.text(2)?, row.int(4)?)));
+    }
+    let (mut position, mut version) = (row.int(0)? - many, row.int(3)? - many);
+    let mut sequence = row.opt_int(5)?.unwrap_or(0) - count(lines.iter().filter(|(kind, _)| kind.is_published()).count());
+    // Read where it is needed: of most rows nothing is wanted where few kinds are.
+    let mut taken: Option<Taken<'_>> = None;
+    for (index, (kind, _)) in lines.iter().enumerate() {
+        position += 1;
+        version += 1;
+        sequence += i64::from(kind.is_published());
+        let standing = Standing { position, version, sequence: kind.is_published().then_some(sequence), kind: *kind };
+        if wanted(&standing) {
+            let taken = match &mut taken {
+                Some(taken) => taken,
+                none => none.insert(Taken::of(row, shared, &lines)?),
+            };
+            taken.add(standing, index)?;
+        }
+    }
+    Ok(taken.map_or_else(Vec::new, |t| t.entries))
+}
+
+/// The kind of the event in a line, which begins with it, without reading the line.
+fn kind_of(line: &str) -> Result<EventKind, OpError> {
+    let name = line.strip_prefix("{\"kind\":\"").and_then(|rest| rest.split('"').next());
+    name.and_then(EventKind::parse).ok_or_else(|| OpError::Corrupt("a line of the log begins with no kind of event".to_owned()))
+}
+
+/// What is taken of a row.
+struct Taken<'a> {
+    lines: &'a [(EventKind, &'a str)],
+    /// Lines that the state is known of.
+    told: usize,
+    state: Option<State>,
+    shared: Shared,
+    id: EventId,
+    subject: RequestId,
+    tenant: String,
+    at: Timestamp,
+    entries: Vec<Entry>,
+}
+
+/// As much of an event as the request's state takes.
+#[derive(Deserialize)]
+struct Change {
+    to_state: Option<State>,
+}
+
+impl<'a> Taken<'a> {
+    fn of(row: &Row, shared: &str, lines: &'a [(EventKind, &'a str)]) -> Result<Self, OpError> {
+        let (id, subject, tenant) = (row.id(1)?, row.id(2)?, row.text(6)?.to_owned());
+        let shared: Shared = read(shared)?;
+        let state = shared.request.as_ref().map(|r| r.state);
+        Ok(Self { lines, told: 0, state, shared, id, subject, tenant, at: Timestamp(row.int(7)?), entries: Vec::new() })
+    }
+
+    fn add(&mut self, standing: Standing, index: usize) -> Result<(), OpError> {
+        for (_, line) in self.lines.iter().take(index).skip(self.told).filter(|(_, line)| line.contains("\"to_state\":")) {
+            self.state = read::<Change>(line)?.to_state.or(self.state);
+        }
+        let mut body: Event = read(self.lines.get(index).map_or("", |(_, line)| line))?;
+        self.state = body.to_state.or(self.state);
+        self.told = index + 1;
+        if body.actor.is_none() {
+            body.actor.clone_from(&self.shared.actor);
+        }
+        let Standing { position, version, sequence, kind } = standing;
+        let shown = self.shared.request.as_ref().zip(self.state).filter(|_| sequence.is_some());
+        let request = shown.map(|(shown, state)| EntryRequest {
+            name: shown.name.clone(),
+            kind: shown.kind,
+            state,
+            order_id: shown.order_id.clone(),
+        });
+        let id = self.id.following(u64::try_from(index).unwrap_or(u64::MAX));
+        let (subject, tenant, at) = (self.subject, self.tenant.clone(), self.at);
+        self.entries.push(Entry { position, id, subject, version, sequence, kind, tenant, at, body, request });
+        Ok(())
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(line: &'a str) -> Result<T, OpError> {
+    serde_json::from_str(line).map_err(|e| OpError::Corrupt(e.to_string()))
+}
+
+fn count(many: usize) -> i64 {
+    i64::try_from(many).unwrap_or(i64::MAX)
+}
