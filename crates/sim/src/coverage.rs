@@ -7,14 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use provisor_core::RequestId;
 
-/// Fault, operation, outcome.
-pub type Cell = (String, String, String);
-
 /// Counts of cells, over any number of runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Coverage {
-    /// How often.
-    pub cells: BTreeMap<Cell, u64>,
+    /// How often, by fault, operation and outcome.
+    pub cells: BTreeMap<(String, String, String), u64>,
     /// What struck whom, until the outcomes are known.
     pending: Vec<(String, String, Vec<RequestId>)>,
 }

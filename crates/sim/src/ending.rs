@@ -231,7 +231,7 @@ fn delivered(stage: &Stage) -> Wrong {
     let mut wrong = Wrong::new();
     let mut log = inner.watch.log.iter();
     let mut last = 0;
-    for (position, subject) in inner.sink.iter() {
+    for (position, subject) in &inner.sink {
         if *position <= last {
             continue;
         }
