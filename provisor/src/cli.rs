@@ -112,6 +112,8 @@ pub(crate) enum Command {
     Events(Events),
     /// Check now whether a service answers
     CheckStatus(One),
+    /// Show what a running service uses now
+    Metrics(One),
     /// Take back a request that is not completed
     Cancel(Act),
     /// Stop a service and keep it

@@ -3,6 +3,7 @@
 //! One enum for the whole command line, because every command ends in the same few ways and a script
 //! tells them apart by the exit code alone.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use provisor_core::check::Flaw;
@@ -11,6 +12,7 @@ use provisor_store::vault::VaultError;
 use provisor_wire::{ClientError, Problem};
 use serde_json::{Value, json};
 
+use crate::config::Database;
 use crate::config::load::Fault;
 use crate::output::{clean, inline};
 
@@ -83,18 +85,24 @@ pub(crate) enum Fail {
 impl Fail {
     /// A store that cannot be used at a start. What may do at the next try has an exit code of its own, so that a
     /// supervisor tries again.
-    pub(crate) fn of_store(what: &str, error: &OpError) -> Self {
+    pub(crate) fn of_store(what: &str, database: &Database, error: &OpError) -> Self {
+        let text = format!("{what} on {database}: {error}");
+        if error.is_outage() { Self::Unreachable(text) } else { Self::Usage(text) }
+    }
+
+    /// A file that cannot be used. A full disk may have room at the next try.
+    pub(crate) fn of_io(what: &str, error: &std::io::Error) -> Self {
         let text = format!("{what}: {error}");
-        match error {
-            OpError::Database(_) | OpError::Unknown(_) => Self::Unreachable(text),
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::Unreachable(text),
             _ => Self::Usage(text),
         }
     }
 
     /// The same of the vault in it.
-    pub(crate) fn of_vault(error: &VaultError) -> Self {
+    pub(crate) fn of_vault(database: &Database, error: &VaultError) -> Self {
         match error {
-            VaultError::Store(error) => Self::of_store("the store cannot be used", error),
+            VaultError::Store(error) => Self::of_store("the store cannot be used", database, error),
             other => Self::Usage(other.to_string()),
         }
     }
@@ -210,15 +218,16 @@ mod tests {
 
     #[test]
     fn a_store_that_may_answer_the_next_time_is_unreachable() {
+        let database = Database::Sqlite("provisor.db".into());
         for (error, exit) in [
             (OpError::Database("connection closed".to_owned()), Exit::Unreachable),
             (OpError::Unknown("connection closed".to_owned()), Exit::Unreachable),
             (OpError::Corrupt("a letter".to_owned()), Exit::Usage),
         ] {
-            assert_eq!(Fail::of_store("the store cannot be used", &error).exit(), exit, "{error}");
-            assert_eq!(Fail::of_vault(&VaultError::Store(error)).exit(), exit);
+            assert_eq!(Fail::of_store("the store cannot be used", &database, &error).exit(), exit, "{error}");
+            assert_eq!(Fail::of_vault(&database, &VaultError::Store(error)).exit(), exit);
         }
-        assert_eq!(Fail::of_vault(&VaultError::Damaged).exit(), Exit::Usage);
+        assert_eq!(Fail::of_vault(&database, &VaultError::Damaged).exit(), Exit::Usage);
     }
 
     #[test]

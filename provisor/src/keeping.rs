@@ -45,7 +45,12 @@ pub(crate) fn backup(global: &Global, file: &Path) -> Result<(), Fail> {
             }
             let part = backup::part_of(file);
             let name = part.to_string_lossy().into_owned();
-            tool(url, "pg_dump", &["--format=custom", "--no-owner", "--no-privileges", "--file", &name])?;
+            let dumped = tool(url, "pg_dump", &["--format=custom", "--no-owner", "--no-privileges", "--file", &name]);
+            if let Err(fail) = dumped {
+                // Why ignored: what it was about is said, and a full disk should have its room again.
+                let _ = std::fs::remove_file(&part);
+                return Err(fail);
+            }
             backup::finish(&part, file).map_err(failed)?
         }
     };

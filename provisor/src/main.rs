@@ -92,6 +92,7 @@ async fn client(global: &Global, command: &Command) -> Result<(), Fail> {
         Command::Resources(one) => cli::requests::resources(session, one).await,
         Command::Events(asked) => cli::requests::events(session, asked).await,
         Command::CheckStatus(one) => cli::requests::check_status(session, one).await,
+        Command::Metrics(one) => cli::requests::metrics(session, one).await,
         Command::Cancel(act) => cli::action::act(session, Verb::Cancel, act).await,
         Command::Suspend(act) => cli::action::act(session, Verb::Suspend, act).await,
         Command::Reactivate(act) => cli::action::act(session, Verb::Reactivate, act).await,

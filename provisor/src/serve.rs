@@ -53,7 +53,7 @@ pub(crate) async fn start(settings: &Settings, role: Role) -> Result<Server, Fai
         return Ok(server);
     };
     let file = settings.data_dir.join(LISTEN_FILE);
-    write_whole(&file, &address.to_string()).map_err(|e| Fail::Usage(format!("{} cannot be written: {e}", file.display())))?;
+    write_whole(&file, &address.to_string()).map_err(|e| Fail::of_io(&format!("{} cannot be written", file.display()), &e))?;
     tracing::info!(%address, data = %settings.data_dir.display(), database = %settings.database, "serving");
     Ok(server)
 }

@@ -18,7 +18,7 @@ use provisor_openstack::OpenstackConnector;
 use provisor_provider::{Cidr, Connector};
 use provisor_simulation::{Front, Simulation};
 use provisor_store::driver::postgres::PostgresError;
-use provisor_store::lock::DataLock;
+use provisor_store::lock::{DataLock, LockError};
 use provisor_store::vault::Vault;
 use provisor_store::{OpError, OpenError, Store};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -89,7 +89,7 @@ impl Server {
 fn folder(path: &Path) -> Result<(), Fail> {
     use std::os::unix::fs::DirBuilderExt as _;
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|e| Fail::Usage(format!("the data folder {} cannot be made: {e}", path.display())))
+    made.map_err(|e| Fail::of_io(&format!("the data folder {} cannot be made", path.display()), &e))
 }
 
 /// Holds the data folder, and that of a database file where that is another. Processes that share a database share
@@ -101,7 +101,10 @@ fn locks(settings: &Settings, role: Role) -> Result<Vec<DataLock>, Fail> {
     }
     let lock = |path: &Path| {
         folder(path)?;
-        DataLock::acquire(path).map_err(|e| Fail::Usage(e.to_string()))
+        DataLock::acquire(path).map_err(|e| match e {
+            LockError::Full { .. } => Fail::Unreachable(e.to_string()),
+            _ => Fail::Usage(e.to_string()),
+        })
     };
     let mut locks = vec![lock(&settings.data_dir)?];
     let Database::Sqlite(file) = &settings.database else { return Ok(locks) };
@@ -116,14 +119,17 @@ fn locks(settings: &Settings, role: Role) -> Result<Vec<DataLock>, Fail> {
     Ok(locks)
 }
 
-/// Opens the database. What nobody answers for may do at the next try: that has an exit code of its own.
+/// Opens the database. What nobody answers for may do at the next try, and so may a full disk: that has an exit code
+/// of its own.
 fn open(database: &Database) -> Result<Store, Fail> {
     let opened = match database {
         Database::Sqlite(path) => Store::open_sqlite(path),
         Database::Postgres(url) => Store::open_postgres(url),
     };
     opened.map_err(|error| match error {
-        OpenError::Postgres(PostgresError::Unreachable { .. }) => Fail::Unreachable(error.to_string()),
+        OpenError::Postgres(PostgresError::Unreachable { .. } | PostgresError::Full { .. }) | OpenError::Full { .. } => {
+            Fail::Unreachable(error.to_string())
+        }
         _ => Fail::Usage(error.to_string()),
     })
 }
@@ -189,16 +195,17 @@ pub(crate) async fn start(settings: &Settings, role: Role) -> Result<Server, Fai
     let locks = locks(settings, role)?;
     let listening = if role == Role::Worker { None } else { Some(listen(&settings.listen).await?) };
     let store = open(&settings.database)?;
-    let vault = Vault::in_file(&settings.key_file, &store).await.map_err(|e| Fail::of_vault(&e))?;
+    let vault = Vault::in_file(&settings.key_file, &store).await.map_err(|e| Fail::of_vault(&settings.database, &e))?;
     if role != Role::Worker {
         token::first(settings, &store).await?;
     }
     let simulation = simulation(settings, role, &store)?;
     let config = engine_config(settings, role);
-    let engine = Engine::new(store, Arc::new(vault), connectors(&simulation), config, Box::new(random)).await;
-    let cannot_start = |e: OpError| Fail::of_store("the engine cannot start", &e);
+    let engine = Engine::new(store.clone(), Arc::new(vault), connectors(&simulation), config, Box::new(random)).await;
+    let cannot_start = |e: OpError| Fail::of_store("the engine cannot start", &settings.database, &e);
     let engine = engine.map_err(cannot_start)?;
     let running = engine.start().await.map_err(cannot_start)?;
+    store.tell_outages();
     let (closing, closed) = watch::channel(false);
     let look = Box::new(move |cluster: &str, live: bool| simulation.inventory(cluster, live));
     let address = listening.as_ref().map(|(_, address)| *address);
@@ -219,11 +226,11 @@ pub(crate) async fn at_rest(settings: &Settings) -> Result<(Arc<Engine>, Vec<Dat
         (Err(fail), Database::Sqlite(_)) => return Err(fail),
     };
     let store = open(&settings.database)?;
-    let vault = Vault::in_file(&settings.key_file, &store).await.map_err(|e| Fail::of_vault(&e))?;
+    let vault = Vault::in_file(&settings.key_file, &store).await.map_err(|e| Fail::of_vault(&settings.database, &e))?;
     let simulation = simulation(settings, role, &store)?;
     let engine =
         Engine::new(store, Arc::new(vault), connectors(&simulation), engine_config(settings, Role::Api), Box::new(random)).await;
-    Ok((engine.map_err(|e| Fail::of_store("the store cannot be used", &e))?, locks))
+    Ok((engine.map_err(|e| Fail::of_store("the store cannot be used", &settings.database, &e))?, locks))
 }
 
 /// Holds the folder of a database file while it is exchanged.

@@ -11,8 +11,13 @@ use serde_json::Value;
 use crate::process::must;
 use crate::shell::{Done, Failed, cargo, root};
 
-/// `cargo xtask bench [--keep] [OPTION…]`; other options are the load generator's.
+/// `cargo xtask bench [--keep] [OPTION…]`; other options are the load generator's. With `--stored N` another question:
+/// whether so many stored requests slow down what is done with one of them.
 pub(crate) fn run(options: &[&str]) -> Done {
+    if let Some(at) = options.iter().position(|o| *o == "--stored") {
+        let count = options.get(at + 1).ok_or_else(|| Failed::new("--stored needs a number"))?;
+        return stored(count, options.contains(&"--keep"));
+    }
     let mut build = Command::new(cargo());
     build.current_dir(root()).args(["build", "--release", "-p", "provisor", "-p", "provisor-bench"]);
     must(build)?;
@@ -24,6 +29,20 @@ pub(crate) fn run(options: &[&str]) -> Done {
     }
     bench.args(options.iter().filter(|o| **o != "--keep"));
     must(bench)
+}
+
+/// `crates/store/tests/it/stored.rs`, as it ships.
+fn stored(count: &str, keep: bool) -> Done {
+    let mut test = Command::new(cargo());
+    test.current_dir(root()).args(["test", "--release", "-p", "provisor-store", "--test", "it"]);
+    test.args(["a_million_stored_requests_are_as_fast_as_ten_thousand", "--", "--ignored", "--nocapture"]);
+    test.env("PROVISOR_BENCH_STORED", count);
+    // As a server of this size is set up; the default holds a hundredth of it in memory.
+    test.env("PGTB_OPTIONS", "-c shared_buffers=512MB -c max_wal_size=8GB");
+    if keep {
+        test.env("PROVISOR_BENCH_OUT", root().join("docs/bench/stored.json"));
+    }
+    must(test)
 }
 
 /// Where cargo builds to.

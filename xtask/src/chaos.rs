@@ -7,9 +7,11 @@
 //! clock alone (on a slow machine they fall on nothing).
 
 mod checks;
+mod disk;
 mod house;
 mod http;
 mod load;
+mod meanwhile;
 mod postgres;
 mod proxy;
 mod stage;

@@ -9,6 +9,7 @@ mod bench;
 mod chaos;
 mod ci;
 mod generate;
+mod openstack;
 mod process;
 mod services;
 mod shell;
@@ -30,6 +31,7 @@ cargo xtask COMMAND
   chaos [--requests N] [--kills N] [--seed N] the real processes under faults and kills (docs/chaos.md)
         [--minutes N] [--calm] [--keep] [--binary PATH]
   bench [--keep] [--systems NAME,…] [--concurrency N,…] [--seconds S] [--rounds N] [--count-flushes]
+  bench --stored N [--keep]
                                               requests a second beside the bare floors (docs/performance.md)
   sim hunt [--minutes N | --seeds N] [--from SEED] [--threads N]
       replay|shrink SEED|FILE                 the deterministic simulator (docs/simulator.md)
@@ -37,7 +39,9 @@ cargo xtask COMMAND
   ci                                          fmt, clippy, tidy, generate --check
   tidy                                        sizes, crate directions, module docs, banned words, links
   generate [--check]                          docs/generated and docs/openapi.json; --check only compares
-  services up|down|env openstack|postgres     the real services that the tests use; up and env print KEY=VALUE";
+  services up|down|env openstack|postgres     the real services that the tests use; up and env print KEY=VALUE
+  openstack shows [NAME]                      fifty servers, fifty kills, every fault of the real one; some of them
+  openstack record                            the answers that the tests' double gives, anew";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         ["generate"] => generate::run(generate::Mode::Write),
         ["generate", "--check"] => generate::run(generate::Mode::Check),
         ["services", command, name] => services::run(command, name),
+        ["openstack", words @ ..] => openstack::run(words),
         [] | ["help" | "-h" | "--help"] => {
             say(USAGE);
             Ok(())

@@ -44,6 +44,7 @@ pub(crate) enum Stage {
 /// Everything that is not fast. A new kind of slow test is a line here.
 pub(crate) const SPECIAL: &[Special] = &[
     Special { stage: Stage::Processes, package: "provisor", target: "it", tests: "apply::" },
+    Special { stage: Stage::Processes, package: "provisor", target: "it", tests: "disk::" },
     Special { stage: Stage::Processes, package: "provisor", target: "it", tests: "failover::" },
     Special { stage: Stage::Processes, package: "provisor", target: "it", tests: "lifecycle::" },
     Special { stage: Stage::Processes, package: "provisor", target: "it", tests: "managed::" },
@@ -55,6 +56,7 @@ pub(crate) const SPECIAL: &[Special] = &[
     Special { stage: Stage::Service(Service::Postgres), package: "provisor-store", target: "it", tests: "postgres" },
     Special { stage: Stage::Service(Service::Postgres), package: "provisor", target: "it", tests: "postgres::" },
     Special { stage: Stage::Service(Service::Postgres), package: "provisor", target: "it", tests: "processes::" },
+    Special { stage: Stage::Service(Service::Postgres), package: "provisor", target: "it", tests: "writers::" },
     Special { stage: Stage::Service(Service::Openstack), package: "provisor-openstack", target: "it", tests: "cloud::" },
     Special { stage: Stage::Service(Service::Openstack), package: "provisor", target: "it", tests: "openstack::" },
     Special { stage: Stage::Chaos, package: "provisor", target: "it", tests: "recovery::" },

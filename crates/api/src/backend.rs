@@ -11,9 +11,9 @@ use provisor_core::cluster::ClusterSpec;
 use provisor_core::event::Actor;
 use provisor_core::run::Command;
 use provisor_core::spec::Seal;
-use provisor_core::{RequestId, Spec};
+use provisor_core::{RequestId, Spec, Timestamp};
 use provisor_engine::control::TestReport;
-use provisor_provider::Check;
+use provisor_provider::{Check, Metrics};
 use provisor_store::ops::admit::Idempotency;
 use provisor_store::ops::clusters::ClusterView;
 use provisor_store::ops::requests::RequestView;
@@ -58,6 +58,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Probes a service now.
     async fn check_status(&self, id: RequestId) -> Result<Vec<Check>, OpError>;
+
+    /// What a service uses now, and when that was asked.
+    async fn metrics(&self, id: RequestId) -> Result<(Metrics, Timestamp), OpError>;
 
     /// Registers a cluster; its connector has checked it first.
     async fn register_cluster(&self, spec: ClusterSpec, credentials: Option<Value>) -> Result<ClusterView, OpError>;

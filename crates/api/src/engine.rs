@@ -9,10 +9,10 @@ use provisor_core::event::Actor;
 use provisor_core::lifecycle::Step;
 use provisor_core::quota::Dimension;
 use provisor_core::run::Command;
-use provisor_core::{RequestId, Spec};
+use provisor_core::{RequestId, Spec, Timestamp};
 use provisor_engine::Engine;
 use provisor_engine::control::TestReport;
-use provisor_provider::Check;
+use provisor_provider::{Check, Metrics};
 use provisor_store::ops::admit::{Dry, Idempotency, Prospect};
 use provisor_store::ops::clusters::ClusterView;
 use provisor_store::ops::requests::RequestView;
@@ -86,6 +86,10 @@ impl Backend for EngineBackend {
 
     async fn check_status(&self, id: RequestId) -> Result<Vec<Check>, OpError> {
         self.engine.check_status(id).await
+    }
+
+    async fn metrics(&self, id: RequestId) -> Result<(Metrics, Timestamp), OpError> {
+        self.engine.metrics(id).await
     }
 
     async fn register_cluster(&self, spec: ClusterSpec, credentials: Option<Value>) -> Result<ClusterView, OpError> {

@@ -27,7 +27,13 @@ pub(crate) async fn finish(request: Request, next: Next) -> Response {
     };
     if let Some(problem) = problem_in(&mut response) {
         if let Some(private) = problem.private() {
-            tracing::error!(request_id = %id, %method, %path, code = problem.code(), error = private, "call failed");
+            let code = problem.code();
+            // Why no louder: the store tells once that it cannot be used, however many callers try.
+            if problem.status() == StatusCode::SERVICE_UNAVAILABLE {
+                tracing::debug!(request_id = %id, %method, %path, code, error = private, "call failed");
+            } else {
+                tracing::error!(request_id = %id, %method, %path, code, error = private, "call failed");
+            }
         }
         let kept = std::mem::take(response.headers_mut());
         response = problem.render(&path, &id, kept);

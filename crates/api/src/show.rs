@@ -39,6 +39,7 @@ pub(crate) fn failure(failure: &Failure) -> parts::Failure {
         operation: failure.operation.clone(),
         attempt: failure.attempt.map(|a| a.to_string()),
         at: time_of(failure.at),
+        diagnosis: failure.diagnosis.clone(),
     }
 }
 

@@ -112,7 +112,8 @@ impl Reader {
                 Ok(true) => continue,
                 Ok(false) => LOOK_AGAIN,
                 Err(error) => {
-                    tracing::warn!(%error, "a live stream could not read the log");
+                    // The store itself tells what stands in the way of all.
+                    tracing::debug!(%error, "a live stream could not read the log");
                     PAUSE
                 }
             };

@@ -63,7 +63,15 @@ pub struct Failure {
     /// made anew, never adopted (H10).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub spoiled: bool,
+    /// What the backend told when it was asked why: its own events, messages, the end of a console. For people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub diagnosis: Vec<String>,
 }
+
+/// Lines of a diagnosis that are kept: it is stored with each event of its failure.
+const DIAGNOSIS_LINES: usize = 16;
+/// Characters of a line that are kept.
+const DIAGNOSIS_LINE: usize = 300;
 
 impl Failure {
     /// A failure of a class with a code and a message.
@@ -78,6 +86,7 @@ impl Failure {
             at: None,
             retry_after: None,
             spoiled: false,
+            diagnosis: Vec::new(),
         }
     }
 
@@ -85,6 +94,17 @@ impl Failure {
     #[must_use]
     pub fn spoiled(mut self) -> Self {
         self.spoiled = true;
+        self
+    }
+
+    /// With what the backend told about it, shortened to what a log can hold.
+    #[must_use]
+    pub fn diagnosed(mut self, lines: Vec<String>) -> Self {
+        let shortened = lines.into_iter().take(DIAGNOSIS_LINES).map(|line| match line.char_indices().nth(DIAGNOSIS_LINE) {
+            Some((end, _)) => line.get(..end).unwrap_or_default().to_owned() + "…",
+            None => line,
+        });
+        self.diagnosis = shortened.collect();
         self
     }
 

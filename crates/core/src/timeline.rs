@@ -119,7 +119,7 @@ pub fn provisioning_duration(run: &Run) -> Option<Span> {
 pub fn failure_value(failure: &Failure) -> Value {
     json!({
         "code": failure.code, "class": failure.class.public_name(), "message": failure.message, "step": failure.step,
-        "operation": failure.operation, "attempt": failure.attempt, "at": failure.at,
+        "operation": failure.operation, "attempt": failure.attempt, "at": failure.at, "diagnosis": failure.diagnosis,
     })
 }
 
@@ -194,7 +194,11 @@ fn ready(run: &Run) -> Value {
             attempt.operations.iter().filter(|o| o.planned.step == Step::Verify && o.status == OperationStatus::Succeeded);
         let names: Vec<String> = passed.map(title).collect();
         let checks = if names.is_empty() { "nothing to verify".to_owned() } else { format!("verified by {}", names.join(", ")) };
-        format!("{checks}; on {} by attempt {}", attempt.cluster_name, attempt.number)
+        let made_as: Vec<String> = ["flavor", "image"]
+            .iter()
+            .filter_map(|fact| attempt.facts.get(*fact).map(|value| format!("; {fact} {value}")))
+            .collect();
+        format!("{checks}; on {} by attempt {}{}", attempt.cluster_name, attempt.number, made_as.concat())
     });
     json!({"provisioning_duration_seconds": provisioning_duration(run), "readiness_summary": summary, "attempt": run.winner})
 }

@@ -27,6 +27,11 @@ impl Bell {
         self.log_moved();
     }
 
+    /// There will be due work in a moment.
+    pub(crate) fn claim_soon(&self) {
+        self.work.notify_one();
+    }
+
     /// The log may have grown.
     pub fn log_moved(&self) {
         self.log.send_modify(|n| *n = n.wrapping_add(1));

@@ -21,6 +21,8 @@ use crate::registry::Bound;
 
 /// Between looks, where neither the provider nor the settings say otherwise.
 const LOOK_EVERY: Span = Span::seconds(2);
+/// Longest time in which a backend may tell why something failed: the answer waits for it.
+const DIAGNOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a call needs of its surroundings.
 pub(crate) struct Line {
@@ -38,7 +40,11 @@ pub(crate) async fn make(line: Line, bound: Result<Arc<Bound>, Failure>, call: C
     let reply = match bound {
         Err(failure) => Reply::Failed(failure),
         Ok(bound) => match &call.task {
-            Task::Perform(work) => perform(&line, &bound, &call, (**work).clone()).await,
+            Task::Perform(work) => {
+                let mut work = (**work).clone();
+                let reply = perform(&line, &bound, &call, &mut work).await;
+                diagnosed(&line, &bound, &work, reply).await
+            }
             Task::Find { kind, tag, name } => {
                 if let Err(reply) = line.backend(&bound, &call).await {
                     return Answer { key, reply };
@@ -47,7 +53,7 @@ pub(crate) async fn make(line: Line, bound: Result<Arc<Bound>, Failure>, call: C
                 match tokio::time::timeout(line.limit(&call), find).await {
                     Ok(Ok(found)) => Reply::Looked(found),
                     Ok(Err(failure)) => Reply::Failed(failure),
-                    Err(_) => Reply::TimedOut { last_seen: None },
+                    Err(_) => timed_out(None),
                 }
             }
             Task::Release(held) => release(&line, &bound, &call, held).await,
@@ -111,7 +117,7 @@ impl Line {
         if !self.is_over(deadline) && !self.pause(pause.unwrap_or(LOOK_EVERY).max(Span::millis(1)), deadline).await {
             return Some(Reply::Dropped);
         }
-        self.is_over(deadline).then_some(Reply::TimedOut { last_seen: Some(seen) })
+        self.is_over(deadline).then_some(timed_out(Some(seen)))
     }
 
     /// Runs a provider call that is not cut off by a drop; a look is.
@@ -133,7 +139,35 @@ impl Line {
     }
 }
 
-async fn perform(line: &Line, bound: &Bound, call: &Call, mut work: Work) -> Reply {
+/// Adds what the backend tells about a failure that it can know more of: something that stands in a bad state, or
+/// that never came to its end. A refusal says itself why, and a backend that does not answer is not asked again.
+async fn diagnosed(line: &Line, bound: &Bound, work: &Work, reply: Reply) -> Reply {
+    let telling = match &reply {
+        Reply::Failed(failure) => failure.spoiled && failure.diagnosis.is_empty(),
+        Reply::TimedOut { .. } => true,
+        _ => false,
+    };
+    if !telling {
+        return reply;
+    }
+    let asked = tokio::time::timeout(DIAGNOSE_LIMIT, bound.provider.diagnose(work));
+    let lines = tokio::select! {
+        biased;
+        () = line.drop.cancelled() => Vec::new(),
+        lines = asked => lines.unwrap_or_default(),
+    };
+    match reply {
+        Reply::Failed(failure) => Reply::Failed(failure.diagnosed(lines)),
+        Reply::TimedOut { last_seen, .. } => Reply::TimedOut { last_seen, diagnosis: lines },
+        other => other,
+    }
+}
+
+fn timed_out(last_seen: Option<String>) -> Reply {
+    Reply::TimedOut { last_seen, diagnosis: Vec::new() }
+}
+
+async fn perform(line: &Line, bound: &Bound, call: &Call, work: &mut Work) -> Reply {
     let probe = call.look_every.is_some();
     if call.first_after > Span::ZERO && !line.pause(call.first_after, call.deadline).await {
         return Reply::Dropped;
@@ -152,14 +186,14 @@ async fn perform(line: &Line, bound: &Bound, call: &Call, mut work: Work) -> Rep
         let creating = work.tag.is_some() && work.provider_id.is_none();
         if creating && looks > 0 && call.send_by.is_some_and(|by| line.store.now() > by) {
             // H5: it may have been sent and says no id; it is looked for by its tag instead of being sent again.
-            return Reply::TimedOut { last_seen: Some("under way without an id".to_owned()) };
+            return timed_out(Some("under way without an id".to_owned()));
         }
         let limit = line.limit(call);
-        let Some(answer) = line.guarded(creating || looks == 0, limit, bound.provider.perform(&work)).await else {
+        let Some(answer) = line.guarded(creating || looks == 0, limit, bound.provider.perform(work)).await else {
             return Reply::Dropped;
         };
         let (seen, pause) = match answer {
-            Err(()) if creating => return Reply::TimedOut { last_seen: Some(silence(limit)) },
+            Err(()) if creating => return timed_out(Some(silence(limit))),
             Err(()) => (silence(limit), call.look_every),
             Ok(Ok(Progress::Done(made))) => return Reply::Done(made),
             Ok(Ok(Progress::Running { made, seen, look_again })) => {

@@ -8,8 +8,8 @@ use provisor_core::cluster::ClusterSpec;
 use provisor_core::event::Actor;
 use provisor_core::run::Command;
 use provisor_core::workflow::call::Work;
-use provisor_core::{Class, ClusterId, Failure, RequestId, Spec, State};
-use provisor_provider::{Check, Progress};
+use provisor_core::{Class, ClusterId, Failure, RequestId, Spec, State, Timestamp};
+use provisor_provider::{Check, Metrics, Progress};
 use provisor_store::OpError;
 use provisor_store::ops::admit::{Admit, Dry, DryRun, Idempotency};
 use provisor_store::ops::clusters::{
@@ -51,7 +51,11 @@ impl Engine {
     ) -> Result<Vec<RequestView>, OpError> {
         self.keep_up().await?;
         let context = Arc::clone(&self.context);
-        let views = self.store.run(Admit { items, pointers, actor, idempotency, retry_of: None, context }).await?;
+        let admit = self.store.run(Admit { items, pointers, actor, idempotency, retry_of: None, context });
+        // Why rung as soon as it waits for its turn at the store: the claim then waits right behind it, and takes what it
+        // admits in the same commit.
+        let (views, ()) = tokio::join!(biased; admit, async { self.bell.claim_soon() });
+        let views = views?;
         crash::at(Point::AfterAdmit, || "".into()).await;
         self.bell.ring();
         Ok(views)
@@ -261,39 +265,11 @@ impl Engine {
     /// Verifies a service again, now: the checks of its verify step (API.md, check-status).
     #[allow(clippy::disallowed_methods, reason = "a latency is measured by the monotonic clock")]
     pub async fn check_status(&self, id: RequestId) -> Result<Vec<Check>, OpError> {
-        let view = self.store.run(GetRequest { id, scope: None }).await?.ok_or(OpError::NotFound("request"))?;
-        let run = view.run;
-        let won = run.winner.and_then(|w| run.attempts.iter().find(|a| a.id == w));
-        let Some(attempt) = won.filter(|_| run.state.is_standing()) else {
-            return Err(OpError::StateConflict {
-                state: run.state.name().to_owned(),
-                allowed: run.state.allowed_actions().iter().map(|a| (*a).to_owned()).collect(),
-                detail: "only a service that stands can be checked".to_owned(),
-            });
-        };
-        let bound = self.registry.get(attempt.cluster);
-        let resources: std::collections::BTreeMap<String, String> = run
-            .ledger
-            .iter()
-            .filter(|r| r.attempt == attempt.id && !r.unwanted && !r.is_closed())
-            .filter_map(|r| Some((r.kind.clone(), r.provider_id.clone()?)))
-            .collect();
+        let standing = self.standing(id, "only a service that stands can be checked").await?;
+        let bound = self.registry.get(standing.cluster);
         let mut checks = Vec::new();
-        for operation in attempt.operations.iter().filter(|o| o.planned.step == provisor_core::lifecycle::Step::Verify) {
-            let work = Work {
-                operation: operation.planned.name.clone(),
-                item: operation.planned.item.clone(),
-                spec: run.spec.clone(),
-                request: run.id,
-                attempt: Some(attempt.id),
-                tag: None,
-                name: run.spec.name.clone(),
-                provider_id: None,
-                resources: resources.clone(),
-                facts: attempt.facts.clone(),
-                endpoints: attempt.endpoints.clone(),
-                try_number: 1,
-            };
+        for (operation, item) in standing.probes {
+            let work = Work { operation, item, ..standing.work.clone() };
             let began = Instant::now();
             let answer = match &bound {
                 Ok(bound) => match tokio::time::timeout(CHECK_LIMIT, bound.provider.perform(&work)).await {
@@ -311,6 +287,59 @@ impl Engine {
         }
         Ok(checks)
     }
+
+    /// What a service that stands uses now, and when that was asked.
+    pub async fn metrics(&self, id: RequestId) -> Result<(Metrics, Timestamp), OpError> {
+        let standing = self.standing(id, "only a service that stands can be measured").await?;
+        let told = |failure: Failure| OpError::Backend { code: failure.code, message: failure.message };
+        let bound = self.registry.get(standing.cluster).map_err(told)?;
+        let silent = |_| Failure::new(Class::Transient, "backend_silent", "the backend did not answer in time");
+        let asked = tokio::time::timeout(CHECK_LIMIT, bound.provider.metrics(&standing.work)).await;
+        Ok((asked.map_err(silent).and_then(|answer| answer).map_err(told)?, self.store.now()))
+    }
+
+    /// A service that stands, as questions about it need it.
+    async fn standing(&self, id: RequestId, else_told: &str) -> Result<Standing, OpError> {
+        let view = self.store.run(GetRequest { id, scope: None }).await?.ok_or(OpError::NotFound("request"))?;
+        let run = view.run;
+        let won = run.winner.and_then(|w| run.attempts.iter().find(|a| a.id == w));
+        let Some(attempt) = won.filter(|_| run.state.is_standing()) else {
+            return Err(OpError::StateConflict {
+                state: run.state.name().to_owned(),
+                allowed: run.state.allowed_actions().iter().map(|a| (*a).to_owned()).collect(),
+                detail: else_told.to_owned(),
+            });
+        };
+        let live = run.ledger.iter().filter(|r| r.attempt == attempt.id && !r.unwanted && !r.is_closed());
+        let verify = attempt.operations.iter().filter(|o| o.planned.step == provisor_core::lifecycle::Step::Verify);
+        Ok(Standing {
+            cluster: attempt.cluster,
+            probes: verify.map(|o| (o.planned.name.clone(), o.planned.item.clone())).collect(),
+            work: Work {
+                operation: "metrics".to_owned(),
+                item: None,
+                spec: run.spec.clone(),
+                request: run.id,
+                attempt: Some(attempt.id),
+                tag: None,
+                name: run.spec.name.clone(),
+                provider_id: None,
+                resources: live.filter_map(|r| Some((r.kind.clone(), r.provider_id.clone()?))).collect(),
+                facts: attempt.facts.clone(),
+                endpoints: attempt.endpoints.clone(),
+                try_number: 1,
+            },
+        })
+    }
+}
+
+/// A service that stands.
+struct Standing {
+    cluster: ClusterId,
+    /// Its probes: operation and item.
+    probes: Vec<(String, Option<String>)>,
+    /// The work of a question about it.
+    work: Work,
 }
 
 fn millis(d: Duration) -> u64 {

@@ -12,7 +12,6 @@ use provisor_store::ops::clusters::ClustersStamp;
 use provisor_store::ops::heartbeat::Downtime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use crate::Engine;
 
@@ -34,10 +33,10 @@ struct Look {
 pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
     loop {
         if let Err(error) = engine.keep_up().await {
-            warn!(%error, "the clusters could not be read; they are looked at again");
+            store_failed!(error, "the clusters could not be read; they are looked at again");
         }
         if let Err(error) = engine.store.run(Downtime { context: Arc::clone(&engine.context) }).await {
-            warn!(%error, "the account of downtime could not be read; it is looked at again");
+            store_failed!(error, "the account of downtime could not be read; it is looked at again");
         }
         tokio::select! {
             biased;

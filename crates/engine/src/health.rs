@@ -12,7 +12,6 @@ use provisor_store::OpError;
 use provisor_store::ops::clusters::{ClusterView, ListClusters, SetHealth, SetIdentity};
 use provisor_store::ops::roles::{Role, Under};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use crate::Engine;
 
@@ -25,7 +24,7 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken, role: Opti
     let mut failures: BTreeMap<ClusterId, u32> = BTreeMap::new();
     loop {
         if let Err(error) = engine.refresh_clusters().await {
-            warn!(%error, "the clusters could not be read");
+            store_failed!(error, "the clusters could not be read");
         }
         tokio::select! {
             biased;
@@ -48,7 +47,7 @@ async fn note_identity(engine: &Engine, role: Option<&Role>, view: &ClusterView,
         Ok(()) => None,
         Err(OpError::InUse { .. }) => Some(Check { name: "identity".to_owned(), ok: false, latency_ms: 0, error: Some(error) }),
         Err(error) => {
-            warn!(cluster = %view.spec.name, %error, "its identity could not be noted");
+            store_failed!(error, cluster = %view.spec.name, "its identity could not be noted");
             None
         }
     }
@@ -92,7 +91,7 @@ async fn round(engine: &Engine, role: Option<&Role>, failures: &mut BTreeMap<Clu
         };
         let op = SetHealth { id: view.id, health };
         if let Err(error) = engine.store.run(Under { role: role.cloned(), op }).await {
-            warn!(cluster = %view.spec.name, %error, "its health could not be noted");
+            store_failed!(error, cluster = %view.spec.name, "its health could not be noted");
         }
     }
 }

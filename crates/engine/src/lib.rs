@@ -16,6 +16,18 @@ use provisor_store::{OpError, Store};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// A warning about an operation of the store that failed. That the database cannot be used is told by the store, once;
+/// a line of each part for each try would bury it.
+macro_rules! store_failed {
+    ($error:ident, $($told:tt)+) => {
+        if $error.is_outage() {
+            tracing::debug!(error = %$error, $($told)+)
+        } else {
+            tracing::warn!(error = %$error, $($told)+)
+        }
+    };
+}
+
 pub mod bell;
 pub mod call;
 pub mod control;

@@ -47,7 +47,7 @@ where
         }
         if stop.is_cancelled() {
             let left = engine.store.run(LeaveRole(role)).await;
-            left.unwrap_or_else(|error| warn!(%error, "a role could not be given back; its lease runs out"));
+            left.unwrap_or_else(|error| store_failed!(error, "a role could not be given back; its lease runs out"));
         }
     }
 }
@@ -57,7 +57,7 @@ async fn hold(engine: &Engine, name: &'static str) -> Option<Role> {
     match engine.store.run(asked).await {
         Ok(held) => held,
         Err(error) => {
-            warn!(role = name, %error, "a role could not be asked for; it is tried again");
+            store_failed!(error, role = name, "a role could not be asked for; it is tried again");
             None
         }
     }
@@ -79,7 +79,7 @@ async fn keep(engine: &Engine, role: &Role, since: Instant) {
         match tokio::time::timeout(left, engine.store.run(holding)).await {
             Ok(Ok(Some(held))) if held == *role => sure_until = asked + lease,
             // Perhaps the store is away for a moment; until the lease's end it is ours.
-            Ok(Err(error)) => warn!(role = role.name, %error, "a role could not be kept; it is tried again"),
+            Ok(Err(error)) => store_failed!(error, role = role.name, "a role could not be kept; it is tried again"),
             Ok(Ok(_)) | Err(_) => return,
         }
     }

@@ -71,7 +71,7 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken, role: Opti
                 biased;
                 () = stop.cancelled() => return,
                 swept = engine.sweep_cluster(&view, false, role.as_ref()) => if let Err(error) = swept {
-                    warn!(cluster = %view.spec.name, %error, "the sweep failed");
+                    store_failed!(error, cluster = %view.spec.name, "the sweep failed");
                 }
             }
         }
@@ -199,7 +199,7 @@ impl Engine {
         crash::at(Point::BeforeSweepRelease, || found.kind.as_str().into()).await;
         let note = Reappeared { row: row.id, provider_id: found.provider_id.clone(), context: Arc::clone(&self.context) };
         if let Err(error) = self.store.run(Under { role: role.cloned(), op: note }).await {
-            warn!(resource = %row.id, %error, "its return could not be noted; it is left alone for now");
+            store_failed!(error, resource = %row.id, "its return could not be noted; it is left alone for now");
             return false;
         }
         crash::at(Point::WithinSweep, || found.kind.as_str().into()).await;

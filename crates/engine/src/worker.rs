@@ -19,7 +19,7 @@ use provisor_store::ops::settle::Settle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::Engine;
 use crate::call::{self, Line};
@@ -78,7 +78,7 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
         let mut due = Timestamp::NEVER;
         if free > 0 {
             if let Err(error) = engine.keep_up().await {
-                warn!(%error, "the clusters could not be read; they are looked at again");
+                store_failed!(error, "the clusters could not be read; they are looked at again");
             }
             let claim = Claim {
                 worker: engine.config.worker.clone(),
@@ -96,10 +96,13 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
                     }
                     if batch.busy {
                         engine.bell.log_moved();
-                        continue;
+                        // Why not otherwise: what is due and was not taken is in other hands.
+                        if due <= engine.store.now() {
+                            continue;
+                        }
                     }
                 }
-                Err(error) => warn!(%error, "claiming failed; it is tried again"),
+                Err(error) => store_failed!(error, "claiming failed; it is tried again"),
             }
         }
         let wait = due.since(engine.store.now()).to_std().clamp(Duration::from_millis(1), POLL_EVERY);
@@ -163,7 +166,7 @@ async fn beat(engine: &Engine, holds: &Holds) -> bool {
     let kept: BTreeMap<(RequestId, i64), bool> = match engine.store.run(keep).await {
         Ok(kept) => kept.into_iter().map(|k| ((k.id, k.generation), k.attention)).collect(),
         Err(error) => {
-            warn!(%error, "the heartbeat failed; it is tried again");
+            store_failed!(error, "the heartbeat failed; it is tried again");
             return false;
         }
     };
@@ -305,8 +308,8 @@ impl Drive {
                     self.names.at(Point::AfterSettle, &answers).await;
                     return Some(settled);
                 }
-                Err(OpError::Database(error)) => {
-                    warn!(request = %self.id, %error, "settling failed; it is tried again");
+                Err(error @ OpError::Database(_)) => {
+                    store_failed!(error, request = %self.id, "settling failed; it is tried again");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));
                 }
@@ -339,7 +342,7 @@ impl Drive {
         }
         let back = HandBack { worker: self.engine.config.worker.clone(), leases: vec![(self.id, self.generation)] };
         if let Err(error) = self.engine.store.run(back).await {
-            warn!(request = %self.id, %error, "the lease could not be given back; it runs out");
+            store_failed!(error, request = %self.id, "the lease could not be given back; it runs out");
         }
     }
 }

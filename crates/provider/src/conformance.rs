@@ -4,6 +4,8 @@
 //! adapter that a restart would lose. It knows no kind and no provider type: what it does is what a plan says. Each
 //! broken promise has the name of its case. Rejected: a macro that makes one test a case, because a real backend takes
 //! minutes for one service and would be asked for a dozen.
+//!
+//! [`faults`] goes the same way with something going wrong on it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +22,8 @@ use provisor_core::{AttemptId, Class, RequestId, ResourceId, Span, Spec, Timesta
 use tokio::time::Instant;
 
 use crate::{Action, Progress, Provider, Released};
+
+pub mod faults;
 
 /// Pause between looks where the provider does not say.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -82,20 +86,7 @@ pub async fn run(subject: &Subject) -> Verdict {
     let identity = identity(subject).await?;
     tests(subject).await?;
     let plan = plans(subject)?;
-    let mut chance = SplitMix::new(subject.seed);
-    let request = RequestId::new(subject.now, &mut chance);
-    let attempt = AttemptId::new(subject.now, &mut chance);
-    let mut bench = Bench {
-        subject,
-        identity,
-        request,
-        attempt,
-        chance,
-        rows: Vec::new(),
-        resources: BTreeMap::new(),
-        facts: BTreeMap::new(),
-        endpoints: Vec::new(),
-    };
+    let mut bench = Bench::new(subject, identity, subject.seed);
     let result = bench.live(&plan).await;
     let released = bench.release_all().await;
     result?;
@@ -176,7 +167,24 @@ fn well_formed(case: &'static str, plan: &Plan) -> Verdict {
     Ok(())
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
+    fn new(subject: &'a Subject, identity: String, seed: u64) -> Self {
+        let mut chance = SplitMix::new(seed);
+        let request = RequestId::new(subject.now, &mut chance);
+        let attempt = AttemptId::new(subject.now, &mut chance);
+        Self {
+            subject,
+            identity,
+            request,
+            attempt,
+            chance,
+            rows: Vec::new(),
+            resources: BTreeMap::new(),
+            facts: BTreeMap::new(),
+            endpoints: Vec::new(),
+        }
+    }
+
     fn provider(&self) -> Arc<dyn Provider> {
         (self.subject.connect)()
     }
@@ -220,6 +228,12 @@ impl Bench<'_> {
 
     /// Performs one operation to its end, each call by a fresh provider.
     async fn perform(&mut self, case: &'static str, planned: &Planned, attempt: Option<AttemptId>) -> Verdict {
+        let work = self.begin(planned, attempt);
+        self.drive(case, planned, work).await
+    }
+
+    /// The work of an operation, with a row for what it makes.
+    fn begin(&mut self, planned: &Planned, attempt: Option<AttemptId>) -> Work {
         let mut work = self.work(&planned.name, planned.item.clone(), attempt);
         let row = planned.makes.as_ref().map(|kind| {
             let id = ResourceId::new(self.subject.now, &mut self.chance);
@@ -232,6 +246,10 @@ impl Bench<'_> {
             work.name.clone_from(&row.name);
             self.rows.push(row);
         }
+        work
+    }
+
+    async fn drive(&mut self, case: &'static str, planned: &Planned, mut work: Work) -> Verdict {
         let mut seen = String::new();
         let end = Instant::now() + self.subject.patience;
         while Instant::now() < end {
@@ -245,6 +263,7 @@ impl Bench<'_> {
                 }
             };
             work.provider_id = made.provider_id.clone().or(work.provider_id);
+            work.facts.extend(made.facts.clone());
             self.learn(planned, made);
             let Some(look_again) = pause else { return self.has_made(planned) };
             rest(look_again).await;

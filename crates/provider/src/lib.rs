@@ -128,6 +128,13 @@ pub trait Provider: Send + Sync + 'static {
     /// without it it creates. An answer of a create that was lost is `Ambiguous`.
     async fn perform(&self, work: &Work) -> Result<Progress, Failure>;
 
+    /// Why an operation that failed or was not done in time is as it is, in the backend's own words: a line each,
+    /// the most telling first. Asked once, after the fact and with little time; what cannot be learned is left out.
+    async fn diagnose(&self, work: &Work) -> Vec<String> {
+        let _ = work;
+        Vec::new()
+    }
+
     /// Everything that carries this tag, or this name where the name is the key; soft-deleted counts as
     /// there (H6).
     async fn find(&self, kind: &str, tag: &str, name: &str) -> Result<Vec<Found>, Failure>;

@@ -5,6 +5,7 @@
 //! refused. Rejected: trusting SQLite to notice; it cannot.
 
 use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::driver::OpenError;
@@ -19,7 +20,10 @@ const LOCAL_FUSE: [&str; 2] = ["fuse.fuse-overlayfs", "fuseblk"];
 /// Makes the folder and the file where they are missing, the file readable only by its owner.
 pub(crate) fn prepare(path: &Path) -> Result<(), OpenError> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let unusable = |e: std::io::Error| OpenError::Folder { path: parent.to_owned(), reason: e.to_string() };
+    let unusable = |e: std::io::Error| match e.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => OpenError::Full { path: parent.to_owned(), reason: e.to_string() },
+        _ => OpenError::Folder { path: parent.to_owned(), reason: e.to_string() },
+    };
     std::fs::create_dir_all(parent).map_err(unusable)?;
     let folder = parent.canonicalize().map_err(unusable)?;
     if let Some(kind) = std::fs::read_to_string(MOUNTS).ok().and_then(|mounts| network_type(&mounts, &folder)) {
@@ -30,7 +34,7 @@ pub(crate) fn prepare(path: &Path) -> Result<(), OpenError> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path).map(drop).map_err(|e| match e.kind() {
-        std::io::ErrorKind::IsADirectory => OpenError::NotADatabase { path: path.to_owned() },
+        ErrorKind::IsADirectory => OpenError::NotADatabase { path: path.to_owned() },
         _ => unusable(e),
     })
 }

@@ -20,6 +20,7 @@ pub mod ops;
 pub mod tx;
 pub mod value;
 pub mod vault;
+mod watch;
 
 pub use driver::OpenError;
 pub use op::{Mode, Op, OpError};
@@ -29,28 +30,40 @@ pub use tx::Tx;
 #[derive(Clone)]
 pub struct Store {
     driver: Arc<dyn driver::Driver>,
+    watch: Arc<watch::Watch>,
 }
 
 impl Store {
     /// A store over a driver.
     pub fn new(driver: Arc<dyn driver::Driver>) -> Self {
-        Self { driver }
+        Self::at("the store".to_owned(), driver)
+    }
+
+    /// The same with words for where the data are.
+    fn at(place: String, driver: Arc<dyn driver::Driver>) -> Self {
+        Self { driver, watch: Arc::new(watch::Watch::of(place)) }
     }
 
     /// Opens or makes a SQLite database in a file and brings its schema up to date. The caller holds the
     /// folder's [`lock::DataLock`].
     pub fn open_sqlite(path: &Path) -> Result<Self, OpenError> {
-        Ok(Self::new(Arc::new(driver::Sqlite::open(path)?)))
+        Ok(Self::at(path.display().to_string(), Arc::new(driver::Sqlite::open(path)?)))
     }
 
     /// Opens a PostgreSQL database (15 or later) by its URL and brings its schema up to date.
     pub fn open_postgres(url: &str) -> Result<Self, OpenError> {
-        Ok(Self::new(Arc::new(driver::Postgres::open(url)?)))
+        let driver = driver::Postgres::open(url)?;
+        Ok(Self::at(driver.place().to_owned(), Arc::new(driver)))
     }
 
     /// A fresh database in memory on the caller's thread, with the caller's clock.
     pub fn in_memory(clock: clock::Clock) -> Result<Self, OpenError> {
         Ok(Self::new(Arc::new(driver::Inline::in_memory(clock)?)))
+    }
+
+    /// From now on the log tells when the database cannot be used, and when it can again.
+    pub fn tell_outages(&self) {
+        self.watch.tell();
     }
 
     /// The store's clock (H40).
@@ -61,6 +74,8 @@ impl Store {
     /// Runs an operation in a transaction of its own and answers after the commit. An error leaves
     /// nothing behind; `OpError::Unknown` means that the answer of the commit was lost.
     pub async fn run<O: Op>(&self, op: O) -> Result<O::Out, OpError> {
-        driver::run(self.driver.as_ref(), op).await
+        let answer = driver::run(self.driver.as_ref(), op).await;
+        self.watch.note(O::MODE, &answer, self.driver.now());
+        answer
     }
 }

@@ -4,7 +4,7 @@
 //! the file is only for the message. Rejected: a file with a process id alone, which outlives its process.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -26,6 +26,14 @@ pub enum LockError {
         /// Process id and start, as the holder wrote them.
         holder: String,
     },
+    /// There is no room for the lock file.
+    #[error("the data folder {} cannot be locked: {reason}", path.display())]
+    Full {
+        /// The folder.
+        path: PathBuf,
+        /// The system's words.
+        reason: String,
+    },
     /// The lock file cannot be used.
     #[error("the data folder {} cannot be locked: {reason}", path.display())]
     Unusable {
@@ -45,7 +53,10 @@ pub struct DataLock {
 impl DataLock {
     /// Locks a folder, which is made where it is missing.
     pub fn acquire(folder: &Path) -> Result<Self, LockError> {
-        let unusable = |e: std::io::Error| LockError::Unusable { path: folder.to_owned(), reason: e.to_string() };
+        let unusable = |e: std::io::Error| match (folder.to_owned(), e.to_string(), e.kind()) {
+            (path, reason, ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => LockError::Full { path, reason },
+            (path, reason, _) => LockError::Unusable { path, reason },
+        };
         std::fs::create_dir_all(folder).map_err(unusable)?;
         let path = folder.join(FILE);
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(unusable)?;

@@ -30,6 +30,22 @@ pub trait Op: Send + Sync + 'static {
     const MODE: Mode;
     /// Does it.
     fn run(&self, tx: &mut Tx<'_>) -> impl Future<Output = Result<Self::Out, OpError>> + Send;
+
+    /// Whether it may be done together with others of its kind that wait at the same time: by [`Op::run_joined`], which
+    /// costs a statement for each table and not for each of them.
+    fn joins(&self) -> bool {
+        false
+    }
+
+    /// Does several that join, in this order and with the answers that each would have had alone. One that is refused has
+    /// written nothing. An error of the whole stores nothing, and then each is done alone.
+    fn run_joined(all: &[&Self], tx: &mut Tx<'_>) -> impl Future<Output = Result<Vec<Result<Self::Out, OpError>>, OpError>> + Send
+    where
+        Self: Sized,
+    {
+        let _ = (all, tx);
+        std::future::ready(Err(OpError::Corrupt(format!("operation {} does not join", Self::NAME))))
+    }
 }
 
 /// Why an operation was not done. Nothing of it is stored.
@@ -132,4 +148,12 @@ pub enum OpError {
     /// The stored data cannot be read. A fault of ours or of the disk.
     #[error("stored data is not readable: {0}")]
     Corrupt(String),
+}
+
+impl OpError {
+    /// Whether it is the database that failed, so that the same may do once it can be used again. The store itself
+    /// tells that in the log.
+    pub const fn is_outage(&self) -> bool {
+        matches!(self, Self::Database(_) | Self::Unknown(_))
+    }
 }

@@ -27,6 +27,7 @@ pub mod settle;
 pub mod stats;
 pub mod tenants;
 pub mod tokens;
+pub(crate) mod writes;
 
 /// The statements of each file, for the tests that prepare and explain them.
 pub const ALL_STATEMENTS: &[(&str, &[&Stmt])] = &[
@@ -43,6 +44,7 @@ pub const ALL_STATEMENTS: &[(&str, &[&Stmt])] = &[
     ("tenants", tenants::STATEMENTS),
     ("tokens", tokens::STATEMENTS),
     ("admit", admit::STATEMENTS),
+    ("admit facts", admit::FACTS),
     ("claim", claim::STATEMENTS),
     ("command", command::STATEMENTS),
     ("drift", drift::STATEMENTS),
@@ -50,4 +52,5 @@ pub const ALL_STATEMENTS: &[(&str, &[&Stmt])] = &[
     ("place", place::STATEMENTS),
     ("reappeared", reappeared::STATEMENTS),
     ("save", save::STATEMENTS),
+    ("writes", writes::STATEMENTS),
 ];

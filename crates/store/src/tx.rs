@@ -19,16 +19,45 @@ pub struct Stmt {
     pub text: &'static str,
     /// For PostgreSQL.
     pub postgres: Option<&'static str>,
+    /// PostgreSQL's takes an array for each parameter and does many rows at once.
+    pub arrays: bool,
 }
 
 /// A statement that is the same in both databases.
 pub const fn both(text: &'static str) -> Stmt {
-    Stmt { text, postgres: None }
+    Stmt { text, postgres: None, arrays: false }
 }
 
 /// A statement with a text for each database.
 pub const fn each(text: &'static str, postgres: &'static str) -> Stmt {
-    Stmt { text, postgres: Some(postgres) }
+    Stmt { text, postgres: Some(postgres), arrays: false }
+}
+
+/// A statement for many rows of parameters: SQLite runs its own for each of them, which costs no round trip there;
+/// PostgreSQL's takes an array for each parameter, and does all at once.
+pub const fn many(text: &'static str, postgres: &'static str) -> Stmt {
+    Stmt { text, postgres: Some(postgres), arrays: true }
+}
+
+/// A query with its parameters.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// Its statement.
+    pub stmt: &'static Stmt,
+    /// One row of parameters, or any number of them for a statement over arrays.
+    pub rows: Vec<Vec<Val>>,
+}
+
+impl Query {
+    /// With one row of parameters.
+    pub fn new(stmt: &'static Stmt, params: Vec<Val>) -> Self {
+        Self { stmt, rows: vec![params] }
+    }
+
+    /// With many.
+    pub fn each(stmt: &'static Stmt, rows: Vec<Vec<Val>>) -> Self {
+        Self { stmt, rows }
+    }
 }
 
 /// What a driver's transaction can do.
@@ -38,12 +67,13 @@ pub trait RawTx: Send {
     /// Runs a query.
     fn rows<'a>(&'a mut self, stmt: &'static Stmt, params: &'a [Val]) -> Answer<'a, Vec<Row>>;
     /// Runs several queries, in this order.
-    fn several<'a>(&'a mut self, queries: &'a [(&'static Stmt, Vec<Val>)]) -> Answer<'a, Vec<Vec<Row>>>;
+    fn several(&mut self, queries: Vec<Query>) -> Answer<'_, Vec<Vec<Row>>>;
     /// Runs a statement whose answer nobody waits for; where it changes another number of rows than is expected the
     /// operation is fenced, at its end at the latest.
     fn send<'a>(&'a mut self, stmt: &'static Stmt, params: &'a [Val], expected: Option<u64>) -> Answer<'a, ()>;
-    /// The same once for each row of parameters; SQLite in a loop, PostgreSQL in one statement where it inserts.
-    fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: &'a [Vec<Val>]) -> Answer<'a, ()>;
+    /// The same once for each row of parameters; SQLite in a loop, PostgreSQL in one statement where it inserts or is one
+    /// over arrays. `each_one`: each must change exactly one row.
+    fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: Vec<Vec<Val>>, each_one: bool) -> Answer<'a, ()>;
     /// The store's clock (H40).
     fn now(&mut self) -> Answer<'_, Timestamp>;
 }
@@ -75,11 +105,20 @@ impl<'a> Tx<'a> {
     }
 
     /// Runs several queries that do not depend on one another's answers, in this order: on PostgreSQL in one round trip.
-    pub async fn several(&mut self, queries: &[(&'static Stmt, Vec<Val>)]) -> Result<Vec<Vec<Row>>, OpError> {
+    /// One over arrays answers for all of its rows, so what it selects must tell them apart.
+    pub async fn several(&mut self, queries: Vec<Query>) -> Result<Vec<Vec<Row>>, OpError> {
         if queries.is_empty() {
             return Ok(Vec::new());
         }
         self.raw.several(queries).await
+    }
+
+    /// Runs a query over many rows of parameters. What it selects tells them apart.
+    pub async fn rows_of(&mut self, stmt: &'static Stmt, rows: Vec<Vec<Val>>) -> Result<Vec<Row>, OpError> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(self.raw.several(vec![Query::each(stmt, rows)]).await?.into_iter().flatten().collect())
     }
 
     /// Runs a statement whose answer nobody waits for. Its error comes with a later answer, or ends the operation.
@@ -93,11 +132,19 @@ impl<'a> Tx<'a> {
     }
 
     /// Runs a statement once for each row of parameters, and waits for no answer.
-    pub async fn batch(&mut self, stmt: &'static Stmt, rows: &[Vec<Val>]) -> Result<(), OpError> {
+    pub async fn batch(&mut self, stmt: &'static Stmt, rows: Vec<Vec<Val>>) -> Result<(), OpError> {
         if rows.is_empty() {
             return Ok(());
         }
-        self.raw.batch(stmt, rows).await
+        self.raw.batch(stmt, rows, false).await
+    }
+
+    /// The same where each must change one row: where one does not, the operation is fenced, at its end at the latest.
+    pub async fn batch_each_one(&mut self, stmt: &'static Stmt, rows: Vec<Vec<Val>>) -> Result<(), OpError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.raw.batch(stmt, rows, true).await
     }
 
     /// The store's clock (H40), the same through one transaction.

@@ -22,7 +22,7 @@ pub use event::CloudEvent;
 pub use parts::{Endpoint, Failure, Items, Page, ServiceStatus};
 pub use plan::Plan;
 pub use problem::{Fault, Problem};
-pub use request::{Attempt, CheckStatus, Request, Resource, Step};
+pub use request::{Attempt, CheckStatus, Metrics, Request, Resource, Step};
 pub use tenant::{Quota, Tenant};
 pub use timeline::Timeline;
 

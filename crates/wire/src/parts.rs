@@ -45,6 +45,9 @@ pub struct Failure {
     pub attempt: Option<String>,
     /// When.
     pub at: Option<String>,
+    /// What the backend told when it was asked why, a line each: its events and messages, the end of a console.
+    #[serde(default)]
+    pub diagnosis: Vec<String>,
 }
 
 /// Who did something.

@@ -1,5 +1,7 @@
 //! The request object and what hangs below it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -207,6 +209,25 @@ pub struct CheckStatus {
     pub ok: bool,
     /// Each check.
     pub checks: Vec<Check>,
+}
+
+/// What a running service uses now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Metrics {
+    /// When it was asked.
+    pub at: String,
+    /// Share of the processors, in percent.
+    pub cpu_percent: Option<f64>,
+    /// GiB in use.
+    pub memory_used_gb: Option<f64>,
+    /// GiB in use.
+    pub disk_used_gb: Option<f64>,
+    /// Bytes received since it was started.
+    pub network_rx_bytes: Option<u64>,
+    /// Bytes sent since it was started.
+    pub network_tx_bytes: Option<u64>,
+    /// Of each figure that is `null`: why.
+    pub unavailable: BTreeMap<String, String>,
 }
 
 /// The body of cancel, suspend, reactivate, deprovision.

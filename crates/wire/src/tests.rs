@@ -25,7 +25,8 @@ fn attempt() -> Value {
 
 fn failure() -> Value {
     json!({"code": "operation_timed_out", "class": "transient", "message": "m", "step": "allocate",
-        "operation": "create_server", "attempt": "att_1", "at": "2026-01-01T00:00:00Z"})
+        "operation": "create_server", "attempt": "att_1", "at": "2026-01-01T00:00:00Z",
+        "diagnosis": ["fault 500"]})
 }
 
 #[test]

@@ -79,6 +79,13 @@ pub(crate) async fn check_status(session: &Session, one: &One) -> Result<(), Fai
     if status.ok { Ok(()) } else { Err(Fail::Ended(format!("{} does not answer as it should", request.name))) }
 }
 
+/// `metrics`.
+pub(crate) async fn metrics(session: &Session, one: &One) -> Result<(), Fail> {
+    let request = session.find(&one.id, one.tenant.as_deref()).await?;
+    let metrics = session.client.metrics_of(&request.id).await?;
+    session.out.value(&metrics, || view::metrics(&metrics))
+}
+
 /// `events`.
 pub(crate) async fn events(session: &Session, asked: &Events) -> Result<(), Fail> {
     let mut filter = EventFilter {

@@ -3,7 +3,8 @@
 use provisor_wire::client::Received;
 use provisor_wire::cluster::Room;
 use provisor_wire::{
-    Attempt, CheckStatus, CloudEvent, Cluster, Failure, Inventory, Plan, Quota, Request, Resource, Step, Tenant, TestReport,
+    Attempt, CheckStatus, CloudEvent, Cluster, Failure, Inventory, Metrics, Plan, Quota, Request, Resource, Step, Tenant,
+    TestReport,
 };
 
 use crate::output::{Colour, Out, Table, clean, clock, inline, put, seconds};
@@ -87,6 +88,9 @@ pub(crate) fn request(out: Out, r: &Request) -> String {
     field("retry of", or_dash(r.retry_of.as_deref()));
     field("retried as", or_dash(r.retried_as.as_deref()));
     field("error", r.error.as_ref().map(failure).unwrap_or_default());
+    for line in r.error.iter().flat_map(|e| &e.diagnosis) {
+        field("", clean(line));
+    }
     for owed in &r.cleanup_owed {
         let error = owed.last_error.as_ref().map_or(String::new(), |e| format!("; {}", failure(e)));
         let id = or_dash(owed.provider_id.as_deref());
@@ -194,6 +198,21 @@ pub(crate) fn checks(out: Out, items: &[provisor_wire::Check]) -> String {
 /// The answer of check-status.
 pub(crate) fn check_status(out: Out, status: &CheckStatus) -> String {
     checks(out, &status.checks)
+}
+
+/// What a service uses; why a figure is missing stands in its place.
+pub(crate) fn metrics(m: &Metrics) -> String {
+    let mut table = Table::new(&["figure", "value"]);
+    let mut row = |figure: &str, value: Option<String>| {
+        let missing = || m.unavailable.get(figure).map_or("–".to_owned(), |why| format!("– ({why})"));
+        table.row(vec![figure.to_owned(), clean(&value.unwrap_or_else(missing))]);
+    };
+    row("cpu_percent", m.cpu_percent.map(|n| format!("{n:.1}")));
+    row("memory_used_gb", m.memory_used_gb.map(|n| format!("{n:.2}")));
+    row("disk_used_gb", m.disk_used_gb.map(|n| format!("{n:.2}")));
+    row("network_rx_bytes", m.network_rx_bytes.map(|n| n.to_string()));
+    row("network_tx_bytes", m.network_tx_bytes.map(|n| n.to_string()));
+    table.render()
 }
 
 /// The answer of a cluster's test.

@@ -24,7 +24,7 @@ const TOKEN_BYTES: usize = 32;
 
 /// Makes sure that there is a first administrator.
 pub(super) async fn first(settings: &Settings, store: &Store) -> Result<(), Fail> {
-    let unusable = |e: OpError| Fail::of_store("the store cannot be used", &e);
+    let unusable = |e: OpError| Fail::of_store("the store cannot be used", &settings.database, &e);
     let path = settings.data_dir.join(TOKEN_FILE);
     let any = store.run(ListTokens { limit: 1, ..ListTokens::default() }).await.map_err(unusable)?;
     if !any.is_empty() {
@@ -40,7 +40,7 @@ pub(super) async fn first(settings: &Settings, store: &Store) -> Result<(), Fail
         Some(given) => given.clone(),
         None => fresh()?,
     };
-    write_private(&path, &token).map_err(|e| Fail::Usage(format!("{} cannot be written: {e}", path.display())))?;
+    write_private(&path, &token).map_err(|e| Fail::of_io(&format!("{} cannot be written", path.display()), &e))?;
     let create = CreateToken {
         id: TokenId::new(store.now(), &mut SplitMix::new(super::random())),
         hash: digest(&token),

@@ -21,6 +21,7 @@ fn a_request_is_made_shown_stopped_started_and_released() {
     let resources = server.run(&["resources", "db"]).exits(0).out;
     assert!(resources.contains("server") && resources.contains("volume"), "{resources}");
     server.run(&["check-status", "db"]).exits(0);
+    server.run(&["metrics", "db"]).exits(0);
     server.run(&["suspend", "db", "--reason", "request", "--wait"]).exits(0);
     assert_eq!(server.run(&["get", "db", "-o", "json"]).json()["state"], "suspended");
     server.run(&["reactivate", "db", "--wait"]).exits(0);

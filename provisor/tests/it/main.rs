@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 mod apply;
+mod disk;
 mod failover;
 mod house;
 mod lifecycle;
@@ -18,3 +19,4 @@ mod recovery;
 mod refusals;
 mod restore;
 mod timeline;
+mod writers;

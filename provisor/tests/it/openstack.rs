@@ -17,138 +17,19 @@ use crate::house::{Done, Folder, Server, command};
 use crate::outside::{Http, assert_log, crash, list, number, text, wait_up_to};
 use crate::timeline::assert_adds_up;
 
+mod faults;
+mod mistakes;
+mod project;
+mod proxy;
+mod shows;
+mod testbed;
+
+use project::{Broom, Project, variable};
+
 /// A run of three servers, from nothing to verified.
 const LONG: Duration = Duration::from_mins(4);
 /// The same as the command line takes it.
 const LONG_SECONDS: &str = "240";
-
-/// A list of a service: the service's types in the catalog, path, key.
-type List = (&'static [&'static str], &'static str, &'static str);
-
-/// The lists that are looked at.
-const LISTS: [List; 5] = [
-    (&["compute"], "/servers/detail", "servers"),
-    (&["block-storage", "volumev3"], "/volumes/detail", "volumes"),
-    (&["network"], "/v2.0/ports", "ports"),
-    (&["network"], "/v2.0/floatingips", "floatingips"),
-    (&["network"], "/v2.0/security-groups", "security_groups"),
-];
-
-/// The environment's OpenStack; without one the test is skipped, or fails where services are required.
-struct Project {
-    token: String,
-    id: String,
-    catalog: Value,
-}
-
-fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set, but OS_AUTH_URL is"))
-}
-
-impl Project {
-    #[allow(clippy::print_stderr)] // Why a test was skipped stands in its output.
-    fn of_environment() -> Option<Self> {
-        let Ok(url) = std::env::var("OS_AUTH_URL") else {
-            let required = std::env::var("PROVISOR_TEST_REQUIRE_SERVICES").is_ok_and(|v| v == "1");
-            assert!(!required, "OS_AUTH_URL is not set, and services are required");
-            eprintln!("skipped: a real OpenStack is needed; set OS_AUTH_URL (cargo xtask services up openstack)");
-            return None;
-        };
-        let http = Http::open(&url);
-        let user = json!({"name": variable("OS_USERNAME"), "password": variable("OS_PASSWORD"),
-            "domain": {"name": variable("OS_USER_DOMAIN_NAME")}});
-        let scope =
-            json!({"project": {"name": variable("OS_PROJECT_NAME"), "domain": {"name": variable("OS_PROJECT_DOMAIN_NAME")}}});
-        let login = json!({"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}});
-        let answer = http.post("/auth/tokens", &login);
-        let token = answer.is(201)["token"].clone();
-        let id = text(&token, "/project/id").to_owned();
-        Some(Self { token: answer.header("x-subject-token").to_owned(), id, catalog: token["catalog"].clone() })
-    }
-
-    /// Every object of a list that is the project's.
-    fn objects(&self, (types, path, key): List) -> Vec<Value> {
-        let asked = if types == ["network"] { format!("{path}?project_id={}", self.id) } else { path.to_owned() };
-        let answer = self.service(types).send("GET", &asked, &[("x-auth-token", &self.token)], None);
-        list(&answer.is(200), &format!("/{key}")).to_vec()
-    }
-
-    fn service(&self, types: &[&str]) -> Http {
-        let service = list(&self.catalog, "").iter().find(|s| types.contains(&text(s, "/type"))).unwrap();
-        let endpoint = list(service, "/endpoints").iter().find(|e| e["interface"] == "public").unwrap();
-        Http::open(text(endpoint, "/url").trim_end_matches('/').trim_end_matches("/v2.0"))
-    }
-
-    fn delete(&self, (types, path, _): List, id: &str) {
-        let path = format!("{}/{id}", path.trim_end_matches("/detail"));
-        // What stands on it is asked to go in the same round; the next one asks again.
-        let _ = self.service(types).try_send("DELETE", &path, &[("x-auth-token", &self.token)], None);
-    }
-
-    /// What there is, but for the project's own default group and what stands under the tag of another
-    /// installation than `ours`.
-    fn holds(&self, ours: Option<&str>) -> BTreeSet<String> {
-        let mut found = BTreeSet::new();
-        for place in LISTS {
-            for object in self.objects(place) {
-                let tag = tag_of(&object);
-                let foreign = tag.starts_with("pvr-") && ours.is_none_or(|prefix| !tag.starts_with(prefix));
-                let own_default = place.2 == "security_groups" && object["name"] == "default";
-                if !foreign && !own_default {
-                    found.insert(format!("{} {} {tag}", place.2, text(&object, "/id")));
-                }
-            }
-        }
-        found
-    }
-
-    /// The servers that are live under a tag of ours.
-    fn servers(&self, ours: &str) -> usize {
-        self.objects(LISTS[0])
-            .iter()
-            .filter(|s| s["metadata"]["provisor_tag"].as_str().is_some_and(|t| t.starts_with(ours)))
-            .count()
-    }
-}
-
-/// Takes out of the project what a test that fails has made there.
-struct Broom<'a> {
-    project: &'a Project,
-    ours: RefCell<String>,
-}
-
-impl Drop for Broom<'_> {
-    fn drop(&mut self) {
-        let ours = self.ours.borrow();
-        if !std::thread::panicking() || ours.is_empty() {
-            return;
-        }
-        // In this order nothing stands on what goes; what has to wait for another is asked again.
-        for _ in 0..100 {
-            let left: Vec<(usize, String)> =
-                LISTS.iter().enumerate().flat_map(|(place, list)| self.of_list(place, *list)).collect();
-            if left.is_empty() {
-                return;
-            }
-            for (place, id) in left {
-                self.project.delete(LISTS[place], &id);
-            }
-            std::thread::sleep(Duration::from_millis(500));
-        }
-    }
-}
-
-impl Broom<'_> {
-    fn of_list(&self, place: usize, list: List) -> Vec<(usize, String)> {
-        let mine = |o: &Value| tag_of(o).starts_with(self.ours.borrow().as_str());
-        self.project.objects(list).iter().filter(|o| mine(o)).map(|o| (place, text(o, "/id").to_owned())).collect()
-    }
-}
-
-fn tag_of(object: &Value) -> &str {
-    let tag = object.pointer("/metadata/provisor_tag").or(object.get("description"));
-    tag.and_then(Value::as_str).unwrap_or_default()
-}
 
 /// What the command line reads the credentials from.
 fn credentials() -> String {
@@ -262,6 +143,12 @@ fn the_example_completes_answers_and_leaves_nothing_and_a_wrong_image_is_named()
         assert_adds_up(&http, text(request, "/id"));
     }
     assert_eq!(project.servers(&prefix(&http)), 3);
+    // What a running service uses is for the cloud's administrators: told, and not an error.
+    let told = server.run(&["metrics", "db", "-o", "json"]).exits(0).json();
+    assert!(text(&told, "/unavailable/cpu_percent").contains("administrators"), "{told:#}");
+    let timeline = http.timeline(text(&requests[0], "/id"));
+    let ready = list(&timeline, "/timeline").iter().find(|e| e["event"] == "ready").unwrap();
+    assert!(text(ready, "/metadata/readiness_summary").contains("; flavor m1."), "{ready:#}");
     let bad = format!("requests:\n{}", small("bad", "no-such-image"));
     apply(&server, &bad, &["--wait", "--timeout", LONG_SECONDS]).exits(1);
     let bad = http.requests().into_iter().find(|r| r["name"] == "bad").unwrap();

@@ -143,13 +143,24 @@ impl Http {
         headers: &[(&str, &str)],
         body: Option<String>,
     ) -> Result<Answer, String> {
+        match body {
+            Some(body) => self.raw(method, path, &[headers, &[("content-type", "application/json")]].concat(), body),
+            None => self.raw(method, path, headers, String::new()),
+        }
+    }
+
+    /// Asks with a body of any kind.
+    pub(crate) fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+    ) -> Result<Answer, String> {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
-        let mut request = self.client.request(method, format!("{}{path}", self.base));
+        let mut request = self.client.request(method, format!("{}{path}", self.base)).body(body);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
-        }
-        if let Some(body) = body {
-            request = request.header("content-type", "application/json").body(body);
         }
         for (name, value) in headers {
             request = request.header(*name, *value);

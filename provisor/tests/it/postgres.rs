@@ -16,7 +16,7 @@ use crate::timeline::assert_adds_up;
 const EXAMPLE: &str = include_str!("../../../examples/quickstart.yaml");
 
 /// Runs statements on a connection of its own; answers the first column of each row.
-fn sql(url: &str, text: &str) -> Vec<String> {
+pub(crate) fn sql(url: &str, text: &str) -> Vec<String> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         let (client, link) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
         let link = tokio::spawn(link);
@@ -126,7 +126,19 @@ fn what_it_refuses_is_told_in_one_line() {
     let others = serve(&url).exits(2);
     assert!(others.err.contains("tables of another program"), "{others:?}");
     assert!(told[0].err.contains("refuses the login"), "{told:?}");
-    for done in told.iter().chain([&weak, &others]) {
+    // A standby, or a server that somebody has made one that only answers.
+    sql(&url, &format!("drop table notes; alter database {name} set default_transaction_read_only = on"));
+    let standby = serve(&url).exits(2);
+    assert!(standby.err.contains("transaction_read_only = on"), "{standby:?}");
+    sql(&url, &format!("set transaction read write; alter database {name} reset default_transaction_read_only"));
+    // A user that may not make tables.
+    let guest = format!("guest_{name}");
+    sql(&url, &format!("create role {guest} login password 'hunter2'"));
+    let (_, place) = url.split_once('@').unwrap();
+    let poor = serve(&format!("postgres://{guest}:hunter2@{place}")).exits(2);
+    assert!(poor.err.contains("permission denied for schema public"), "{poor:?}");
+    sql(&url, &format!("drop role {guest}"));
+    for done in told.iter().chain([&weak, &others, &standby, &poor]) {
         assert_eq!(done.err.trim().lines().count(), 1, "{done:?}");
         assert_secret(&url, &done.err);
         assert!(!done.err.contains("hunter2"), "{done:?}");

@@ -11,7 +11,7 @@ use crate::postgres::database;
 use crate::recovery::Sky;
 
 const LEASE_SECONDS: u64 = 2;
-const TOKEN: &str = "pvr_processes";
+pub(crate) const TOKEN: &str = "pvr_processes";
 
 /// One `api` or `worker`, killed with its test.
 struct Process {
@@ -47,7 +47,8 @@ impl Drop for Process {
 }
 
 /// A database, two that answer and as many workers as asked for.
-struct Stage {
+pub(crate) struct Stage {
+    pub(crate) url: String,
     apis: Vec<(Process, Http)>,
     workers: Vec<Process>,
     sky: Sky,
@@ -55,7 +56,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(workers: usize) -> Option<Self> {
+    pub(crate) fn set(workers: usize) -> Option<Self> {
         let url = database()?;
         let folder = Folder::new();
         let text = format!("[database]\nurl = \"{url}\"\n[worker]\nlease_seconds = {LEASE_SECONDS}\n");
@@ -70,14 +71,19 @@ impl Stage {
                 (api, http)
             })
             .collect();
-        Some(Self { apis, workers, sky, folder })
+        Some(Self { url, apis, workers, sky, folder })
     }
 
-    fn http(&self, number: usize) -> &Http {
+    /// Where one that answers listens.
+    pub(crate) fn address(&self, number: usize) -> String {
+        std::fs::read_to_string(self.folder.0.join(&self.apis[number].0.name).join("listen")).unwrap()
+    }
+
+    pub(crate) fn http(&self, number: usize) -> &Http {
         &self.apis[number].1
     }
 
-    fn register(&self, settings: &str) {
+    pub(crate) fn register(&self, settings: &str) {
         let text = cluster("sim-1", &self.sky.endpoint(), settings);
         let entry: serde_json::Value = serde_saphyr::from_str::<Vec<serde_json::Value>>(&text).unwrap().remove(0);
         self.http(0).post("/api/clusters", &entry).is(201);

@@ -3,6 +3,7 @@
 //! Each check is a sentence and a function, and tells every breach with the request that it is about. What
 //! may come late by H6 and H8 (a create in doubt is watched after its request has completed, what still arrives
 //! is released by the sweeper, a lost attempt's clean-up holds its cluster's capacity) is given time; nothing else is.
+//! Until that is over [`super::meanwhile`] judges exactly what may be open, and what it holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpStream};
@@ -18,11 +19,11 @@ use crate::shell::Done;
 pub(crate) struct Seen {
     pub(crate) requests: Vec<Value>,
     /// Ledger rows by request.
-    rows: BTreeMap<String, Vec<Value>>,
+    pub(super) rows: BTreeMap<String, Vec<Value>>,
     /// Everything that a cluster ever made, by cluster.
     made: BTreeMap<String, Vec<Value>>,
     quotas: BTreeMap<String, Value>,
-    clusters: Vec<Value>,
+    pub(super) clusters: Vec<Value>,
     events: Vec<Value>,
     /// What Provisor itself says of its clusters.
     own: BTreeMap<String, Value>,
@@ -51,14 +52,17 @@ pub(crate) struct Check {
 
 /// Gathers what a check finds.
 #[derive(Default)]
-struct Told(Vec<(Option<String>, String)>);
+pub(super) struct Told(Vec<(Option<String>, String)>);
 
 impl Told {
-    fn of(&mut self, request: &Value, what: impl Into<String>) {
+    pub(super) fn of(&mut self, request: &Value, what: impl Into<String>) {
         self.0.push((Some(text(request, "id").to_owned()), what.into()));
     }
-    fn all(&mut self, what: impl Into<String>) {
+    pub(super) fn all(&mut self, what: impl Into<String>) {
         self.0.push((None, what.into()));
+    }
+    pub(super) fn under(self, check: &'static str) -> impl Iterator<Item = Breach> {
+        self.0.into_iter().map(move |(request, what)| Breach { check, request, what })
     }
 }
 
@@ -109,7 +113,7 @@ impl Seen {
         for check in CHECKS.iter().filter(|c| c.settles == settles) {
             let mut told = Told::default();
             (check.look)(self, &mut told);
-            breaches.extend(told.0.into_iter().map(|(request, what)| Breach { check: check.sentence, request, what }));
+            breaches.extend(told.under(check.sentence));
         }
         breaches
     }
@@ -120,7 +124,7 @@ impl Seen {
         all.filter(|(_, m)| m.get("gone_at").is_none_or(Value::is_null))
     }
 
-    fn open_rows(&self, request: &Value) -> impl Iterator<Item = &Value> {
+    pub(super) fn open_rows(&self, request: &Value) -> impl Iterator<Item = &Value> {
         let rows = self.rows.get(text(request, "id")).map_or(&[][..], Vec::as_slice);
         rows.iter().filter(|r| text(r, "state") != "released")
     }
@@ -136,11 +140,11 @@ pub(crate) fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-fn size(request: &Value, dimension: &str) -> i64 {
+pub(super) fn size(request: &Value, dimension: &str) -> i64 {
     request.pointer(&format!("/spec/size/{dimension}")).and_then(Value::as_i64).unwrap_or(0)
 }
 
-fn stands(request: &Value) -> bool {
+pub(super) fn stands(request: &Value) -> bool {
     matches!(text(request, "state"), "completed" | "suspended")
 }
 
@@ -176,7 +180,7 @@ fn steps(seen: &Seen, told: &mut Told) {
 }
 
 /// What its winner plays, where it has one.
-fn plays(request: &Value) -> Option<&'static str> {
+pub(super) fn plays(request: &Value) -> Option<&'static str> {
     let winner = list(request, "attempts").iter().find(|a| a.get("id") == request.get("winner"))?;
     CLUSTERS.iter().find(|(name, _)| *name == text(winner, "cluster")).map(|(_, plays)| *plays)
 }

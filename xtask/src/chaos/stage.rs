@@ -9,6 +9,7 @@ use provisor_core::chance::SplitMix;
 use serde_json::{Value, json};
 
 use super::checks::text;
+use super::disk::Disk;
 use super::house::Process;
 use super::http::{Answer, Http};
 use super::load::{self, CLUSTERS, Fate, MIX, Mix, Post, TENANTS};
@@ -53,6 +54,9 @@ pub(super) struct Stage<'a> {
     pub(super) proxy: Option<Proxy>,
     pub(super) postgres: Option<Postgres>,
     pub(super) restarted: bool,
+    /// That of the process on SQLite, until it has been full.
+    pub(super) disk: Option<Disk>,
+    pub(super) was_full: bool,
     pub(super) next_cut: Instant,
     pub(super) posts: Vec<Post>,
     pub(super) sent: usize,
@@ -83,6 +87,7 @@ impl<'a> Stage<'a> {
         let mut cloud = Process::new(home, binary, "cloud", "simcloud", &[]);
         cloud.start()?;
         let (mut postgres, mut proxy) = (None, None);
+        let disk = if asked.database == Database::Sqlite { Disk::mount(&home.join("serve")) } else { None };
         let mut roles = &[("serve", "serve")][..];
         if asked.database == Database::Postgres {
             let server = postgres.insert(Postgres::open(home)?);
@@ -104,6 +109,8 @@ impl<'a> Stage<'a> {
             proxy,
             postgres,
             restarted: false,
+            disk,
+            was_full: false,
             next_cut: now + Duration::from_secs(5),
             posts: load::posts(asked.seed, 0, asked.requests),
             sent: 0,

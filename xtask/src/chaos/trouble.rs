@@ -17,6 +17,8 @@ pub(super) const IN_WORK: usize = 20;
 
 /// Crash points at which a call may end its process, in `PROVISOR_CRASH_AT`.
 const POINTS: [&str; 6] = ["after-claim", "after-intent", "after-call", "within-wait", "before-settle", "after-settle"];
+/// How long the disk is full.
+const FULL: Duration = Duration::from_secs(5);
 /// Of so many commits one loses its reply.
 const COMMITS: u32 = 60;
 /// A process that does not come to its crash point in this time is killed where it is.
@@ -159,8 +161,21 @@ impl Stage<'_> {
         Ok(())
     }
 
+    /// Once in a run, past its middle, the disk is full for a while.
+    fn fill_disk(&mut self) -> Done {
+        let Some(disk) = self.disk.as_ref().filter(|_| !self.was_full && self.asked.kills > 0) else { return Ok(()) };
+        if self.kills.len() * 3 < self.asked.kills * 2 || self.still.is_some() {
+            return Ok(());
+        }
+        self.was_full = true;
+        disk.fill()?;
+        std::thread::sleep(FULL);
+        disk.free()
+    }
+
     /// Connections to the database are cut, replies to commits are lost, and once the server itself is restarted.
     pub(super) fn shake(&mut self) -> Done {
+        self.fill_disk()?;
         let (Some(proxy), Some(postgres)) = (&self.proxy, &mut self.postgres) else { return Ok(()) };
         if self.asked.kills == 0 || Instant::now() < self.next_cut {
             return Ok(());

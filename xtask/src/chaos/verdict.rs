@@ -7,12 +7,16 @@ use serde_json::Value;
 
 use super::checks::{Breach, CHECKS, Seen, list, text};
 use super::http::Http;
+use super::meanwhile;
 use super::stage::Stage;
 use super::trouble::IN_WORK;
 use crate::shell::{Done, Failed, say};
 
 /// Longest that what may come late is waited for after the last end.
 const SETTLES: Duration = Duration::from_mins(1);
+
+/// Further looks at what may be open.
+const LOOKS: usize = 5;
 
 impl Stage<'_> {
     /// Looks at everything and judges it.
@@ -22,6 +26,16 @@ impl Stage<'_> {
         let names = self.names.clone();
         let mut seen = self.by_any(|http| Seen::look(http, &sky, &names))?;
         let mut breaches = seen.breaches(false);
+        // Several looks, as one is made of many calls and the last rows may close between two of them.
+        let mut open = meanwhile::breaches(&seen);
+        for _ in 0..LOOKS {
+            if open.is_empty() {
+                break;
+            }
+            seen = self.by_any(|http| Seen::look(http, &sky, &names))?;
+            open = meanwhile::breaches(&seen);
+        }
+        breaches.extend(open);
         let begin = Instant::now();
         let mut late = seen.breaches(true);
         while !late.is_empty() && begin.elapsed() < SETTLES {
@@ -34,12 +48,16 @@ impl Stage<'_> {
         if let Some(traps) = &self.traps {
             say(&traps.told());
         }
+        if self.proxy.is_none() {
+            let told = if self.was_full { "was full for a while" } else { "was never full (that needs root, and a kill)" };
+            say(&format!("the disk {told}"));
+        }
         if let Some(proxy) = &self.proxy {
             say(&format!("PostgreSQL restarted: {}; replies to commits lost: {}", self.restarted, proxy.lost()));
         }
-        for check in &CHECKS {
-            let broken: Vec<&Breach> = breaches.iter().filter(|b| b.check == check.sentence).collect();
-            say(&format!("{} {}", if broken.is_empty() { "  ok " } else { "  NOT" }, check.sentence));
+        for sentence in CHECKS.iter().map(|check| check.sentence).chain([meanwhile::SENTENCE]) {
+            let broken: Vec<&Breach> = breaches.iter().filter(|b| b.check == sentence).collect();
+            say(&format!("{} {}", if broken.is_empty() { "  ok " } else { "  NOT" }, sentence));
             broken.iter().take(10).for_each(|b| say(&format!("       {}: {}", b.request.as_deref().unwrap_or("-"), b.what)));
         }
         let mut told: Vec<&String> = breaches.iter().filter_map(|b| b.request.as_ref()).collect();

@@ -8,7 +8,7 @@ use axum::response::IntoResponse;
 use provisor_core::Kind;
 use provisor_store::ops::requests::RequestView;
 use provisor_wire::parts::{Items, Page};
-use provisor_wire::request::{Attempt, CheckStatus, Request, Resource};
+use provisor_wire::request::{Attempt, CheckStatus, Metrics, Request, Resource};
 use provisor_wire::timeline::Timeline;
 
 use super::requests::{events_of, list_of, shown, timeline_of};
@@ -65,6 +65,14 @@ pub(crate) async fn attempts(_: Admin, AppState(app): AppState<App>, Path(id): P
 pub(crate) async fn resources(_: Admin, AppState(app): AppState<App>, Path(id): Path<String>) -> Answer {
     let view = load(&app, &id).await?;
     Ok(Json(Items { items: show::request::resources(&view.run) }).into_response())
+}
+
+/// What it uses now, as its backend tells it.
+#[utoipa::path(get, path = "/api/environments/{id}/metrics", tag = "environments", params(("id" = String, Path, description = "`req_…`")),
+    responses((status = 200, body = Metrics)))]
+pub(crate) async fn metrics(_: Admin, AppState(app): AppState<App>, Path(id): Path<String>) -> Answer {
+    load(&app, &id).await?;
+    super::requests::metrics_of(&app, &id).await
 }
 
 /// Its published events from the first on, live.

@@ -16,11 +16,11 @@ use provisor_store::ops::requests::{GetRequest, ListRequests, RequestPage, Reque
 use provisor_wire::parts::{Items, Page};
 use provisor_wire::plan::{Plan, Rejected};
 use provisor_wire::problem::Fault;
-use provisor_wire::request::{Attempt, Batch, Request, Resource};
+use provisor_wire::request::{Attempt, Batch, Metrics, Request, Resource};
 use provisor_wire::timeline::Timeline;
 use serde_json::Value;
 
-use super::{Answer, OfTenant, accepted, load_request, with_etag};
+use super::{Answer, OfTenant, accepted, load_request, request_id, with_etag};
 use crate::App;
 use crate::auth::Admin;
 use crate::input::{Body, Params, fingerprint, idempotency_key};
@@ -308,6 +308,18 @@ pub(crate) async fn attempts(_: Admin, AppState(app): AppState<App>, Path(id): P
 pub(crate) async fn resources(_: Admin, AppState(app): AppState<App>, Path(id): Path<String>) -> Answer {
     let view = load_request(&app, &id).await?;
     Ok(Json(Items { items: show::request::resources(&view.run) }).into_response())
+}
+
+/// What it uses now, as its backend tells it.
+#[utoipa::path(get, path = "/api/requests/{id}/metrics", tag = "requests", params(("id" = String, Path, description = "`req_…`")),
+    responses((status = 200, body = Metrics)))]
+pub(crate) async fn metrics(_: Admin, AppState(app): AppState<App>, Path(id): Path<String>) -> Answer {
+    metrics_of(&app, &id).await
+}
+
+pub(super) async fn metrics_of(app: &App, id: &str) -> Answer {
+    let (metrics, at) = app.backend.metrics(request_id(id)?).await?;
+    Ok(Json(show::request::metrics(metrics, at)).into_response())
 }
 
 /// Its published events from the first on, live: server-sent events, resumable with `Last-Event-ID`.

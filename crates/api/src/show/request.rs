@@ -4,7 +4,9 @@ use provisor_core::lifecycle::Step;
 use provisor_core::run::{self, ActionRun, Row, Run, StepStatus};
 use provisor_core::{Spec, Timestamp};
 use provisor_store::ops::requests::RequestView;
-use provisor_wire::request::{Action, Attempt, CleanupOwed, HealthDetail, Request, Resource, Step as ShownStep, WaitingFor};
+use provisor_wire::request::{
+    Action, Attempt, CleanupOwed, HealthDetail, Metrics, Request, Resource, Step as ShownStep, WaitingFor,
+};
 use serde_json::{Value, json};
 
 use super::{endpoints, failure_of, time, time_of, word};
@@ -162,4 +164,17 @@ pub fn resources(run: &Run) -> Vec<Resource> {
         released_at: time_of(row.released_at),
     };
     run.ledger.iter().map(shown).collect()
+}
+
+/// What a service uses.
+pub(crate) fn metrics(metrics: provisor_provider::Metrics, at: Timestamp) -> Metrics {
+    Metrics {
+        at: time(at),
+        cpu_percent: metrics.cpu_percent,
+        memory_used_gb: metrics.memory_used_gb,
+        disk_used_gb: metrics.disk_used_gb,
+        network_rx_bytes: metrics.network_rx_bytes,
+        network_tx_bytes: metrics.network_tx_bytes,
+        unavailable: metrics.unavailable,
+    }
 }

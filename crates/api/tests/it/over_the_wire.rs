@@ -40,6 +40,7 @@ async fn the_client_speaks_every_shape() {
     assert!(client.attempts(&request.id).await.unwrap().is_empty());
     assert!(client.resources(&request.id).await.unwrap().is_empty());
     assert_eq!(client.check_status(&request.id).await.unwrap_err().code(), Some("state_conflict"));
+    assert_eq!(client.metrics_of(&request.id).await.unwrap_err().code(), Some("state_conflict"));
     let tenant = client.tenant("acme").await.unwrap();
     let patched = client.patch_tenant("acme", &json!({"max_concurrent": 9}), Some(&tenant.etag)).await.unwrap();
     assert_eq!(patched.max_concurrent, 9);

@@ -46,8 +46,8 @@ impl Run {
                 }
             }
             Reply::Failed(failure) => self.fail_try(place, index, latest, current, failure, false, m),
-            Reply::TimedOut { last_seen } => {
-                let failure = timed_out(operation, last_seen.as_deref());
+            Reply::TimedOut { last_seen, diagnosis } => {
+                let failure = timed_out(operation, last_seen.as_deref()).diagnosed(diagnosis);
                 self.fail_try(place, index, latest, current, failure, true, m);
             }
             Reply::Dropped => self.drop_wait(place, index, latest, current, m),

@@ -196,7 +196,7 @@ impl Run {
         match reply {
             Reply::Gone { replaced } => self.close(index, replaced, m),
             Reply::Failed(failure) => self.release_failed(index, failure, m),
-            Reply::TimedOut { last_seen } => {
+            Reply::TimedOut { last_seen, .. } => {
                 let seen = last_seen.map_or(String::new(), |s| format!("; last seen: {s}"));
                 let text = format!("it was not gone in time{seen}");
                 self.release_failed(index, Failure::new(Class::Transient, "operation_timed_out", text), m);
@@ -221,6 +221,25 @@ impl Run {
         row.next_at = Some(m.now.plus(backoff(&policy, row.failures, m.chance).max(failure.retry_after.unwrap_or(Span::ZERO))));
         row.last_error = Some(failure.clone());
         owe(row, &policy, failure, m);
+        self.give_up_waiting_for(index, m);
+    }
+
+    /// An operation that makes anew waits until what it made before is gone. Once that is owed nobody knows how long it
+    /// takes, and no wait is without an end (SPEC 3.1): the attempt is over, and tells why it came to making anew.
+    fn give_up_waiting_for(&mut self, index: usize, m: &mut Moment<'_>) {
+        let Some(row) = self.ledger.get(index).filter(|r| r.state == RowState::Owed).cloned() else { return };
+        let waits = |o: &super::Operation| o.clears == Some(row.id) && o.status == OperationStatus::Waiting;
+        let mut attempts = self.attempts.iter().enumerate();
+        let Some((attempt, operation)) = attempts.find_map(|(a, of)| Some((a, of.operations.iter().position(waits)?))) else {
+            return;
+        };
+        let tries = self.attempts.get(attempt).into_iter().flat_map(|a| a.operations.iter().flat_map(|o| &o.tries));
+        let cause = tries.filter_map(|t| Some((t.finished_at?, t.error.as_ref()?))).max_by_key(|(at, _)| *at);
+        let Some(owed) = row.last_error else { return };
+        let mut failure = cause.map_or_else(|| owed.clone(), |(_, error)| error.clone());
+        let id = row.provider_id.as_deref().unwrap_or("without an id");
+        failure.message = format!("{}; not made anew, as {} {id} is not gone: {}", failure.message, row.kind, owed.message);
+        self.fail_operation(Place::Attempt(attempt), operation, failure, m);
     }
 
     fn retry_policy(&self, index: usize) -> crate::cluster::Retry {

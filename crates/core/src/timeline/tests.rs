@@ -153,6 +153,12 @@ fn h46_the_duration_leaves_out_waits_for_manual_input() {
     let ready = made.items.last().unwrap();
     assert_eq!(ready.metadata["provisioning_duration_seconds"], 20.0);
     assert!(ready.metadata["readiness_summary"].as_str().unwrap().contains("probe_ssh"));
+    let mut with_facts = run;
+    for attempt in &mut with_facts.attempts {
+        attempt.facts.insert("flavor".to_owned(), "m1.small".to_owned());
+    }
+    let made = build(&with_facts, &log, false);
+    assert!(made.items.last().unwrap().metadata["readiness_summary"].as_str().unwrap().ends_with("; flavor m1.small"));
 }
 
 #[test]

@@ -64,6 +64,8 @@ pub enum Reply {
     TimedOut {
         /// Status or error of the last look.
         last_seen: Option<String>,
+        /// What the backend told when it was asked why.
+        diagnosis: Vec<String>,
     },
     /// What carries the tag; empty when nothing does.
     Looked(Vec<Found>),

@@ -365,7 +365,7 @@ fn read_reply(text: &str) -> Reply {
         "done" => Reply::Done(made(&words[1..])),
         "progress" => Reply::Progress(made(&words[1..])),
         "failed" => Reply::Failed(failed(&words[1..])),
-        "timeout" => Reply::TimedOut { last_seen: None },
+        "timeout" => Reply::TimedOut { last_seen: None, diagnosis: Vec::new() },
         "looked" => Reply::Looked(words[1..].iter().filter(|w| **w != "none").map(|w| found(w)).collect()),
         "gone" => Reply::Gone { replaced: false },
         "replaced" => Reply::Gone { replaced: true },

@@ -291,7 +291,7 @@ impl World {
                 self.arrive_late(call, work);
             }
             let reply = match self.chance.below(2) {
-                0 => Reply::TimedOut { last_seen: None },
+                0 => Reply::TimedOut { last_seen: None, diagnosis: Vec::new() },
                 _ => Reply::Failed(Failure::new(Class::Ambiguous, "reset", "connection reset")),
             };
             return (call.call_limit, reply);
@@ -303,7 +303,7 @@ impl World {
             let made = Made { provider_id: Some(id), ..Made::default() };
             self.send(since.plus(Span::millis(1)), call.key.clone(), Reply::Progress(made));
             let reply = match self.chance.below(2) {
-                0 => Reply::TimedOut { last_seen: Some("BUILD".into()) },
+                0 => Reply::TimedOut { last_seen: Some("BUILD".into()), diagnosis: Vec::new() },
                 _ => Reply::Failed(Failure::new(Class::Transient, "error", "it is in ERROR").spoiled()),
             };
             return (after.plus(Span::millis(2)), reply);
@@ -359,7 +359,7 @@ impl World {
             return (after, Reply::Failed(self.failure()));
         }
         if lost {
-            return (call.deadline.since(self.bench.now), Reply::TimedOut { last_seen: None });
+            return (call.deadline.since(self.bench.now), Reply::TimedOut { last_seen: None, diagnosis: Vec::new() });
         }
         let endpoints = vec![Endpoint { name: "ssh".into(), url: "ssh://192.0.2.1".into() }];
         (after, Reply::Done(Made { endpoints, ..Made::default() }))
@@ -393,7 +393,7 @@ impl World {
         }
         self.objects.retain(|o| o.id != held.provider_id);
         if self.percent(self.weather.lost) {
-            return (call.deadline.since(self.bench.now), Reply::TimedOut { last_seen: None });
+            return (call.deadline.since(self.bench.now), Reply::TimedOut { last_seen: None, diagnosis: Vec::new() });
         }
         (after, Reply::Gone { replaced: false })
     }

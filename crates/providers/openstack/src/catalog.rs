@@ -22,6 +22,8 @@ pub(crate) enum Service {
     Volume,
     /// Glance.
     Image,
+    /// Placement; only administrators may use it.
+    Placement,
 }
 
 impl Service {
@@ -33,6 +35,7 @@ impl Service {
             Self::Network => "network",
             Self::Volume => "volume",
             Self::Image => "image",
+            Self::Placement => "placement",
         }
     }
 
@@ -44,15 +47,7 @@ impl Service {
             Self::Network => &["network"],
             Self::Volume => &["block-storage", "volumev3", "block-store", "volume"],
             Self::Image => &["image"],
-        }
-    }
-
-    /// The microversion header's value. Without it Nova speaks 2.1, which knows no tags.
-    pub(crate) fn microversion(self) -> Option<&'static str> {
-        match self {
-            Self::Compute => Some("compute 2.79"),
-            Self::Volume => Some("volume 3.59"),
-            Self::Identity | Self::Network | Self::Image => None,
+            Self::Placement => &["placement"],
         }
     }
 

@@ -52,6 +52,8 @@ const ANSWERS: &[Answer] = &[
     answer(NEUTRON, 400, "ExternalIpAddressExhausted", Class::Capacity, "no_addresses"),
     answer(NEUTRON, 404, "ExternalGatewayForFloatingIPNotFound", Class::Permanent, "network_not_reachable"),
     answer(NOVA, 409, "is locked", Class::Transient, "server_locked"),
+    answer(NOVA, 409, "ore than one possible network", Class::Permanent, "network_ambiguous"),
+    answer(NOVA, 409, "nique match", Class::Permanent, "bad_request"),
     unsure(None, 409, "nUse", "in_use"),
     unsure(None, 409, "in use", "in_use"),
     unsure(NEUTRON, 409, "FloatingIPPortAlreadyAssociated", "in_use"),
@@ -69,11 +71,18 @@ const ANSWERS: &[Answer] = &[
 struct Reason {
     text: &'static str,
     class: Class,
+    /// The class from the second time on.
+    again: Class,
     code: &'static str,
 }
 
 const fn reason(text: &'static str, class: Class, code: &'static str) -> Reason {
-    Reason { text, class, code }
+    Reason { text, class, again: class, code }
+}
+
+/// What may pass once, and at the second time is a cloud that cannot do it now: another one can.
+const fn once(text: &'static str, code: &'static str) -> Reason {
+    Reason { text, class: Class::Transient, again: Class::Capacity, code }
 }
 
 /// Why a server went to ERROR, by `fault.message`. Such a server is never adopted.
@@ -86,12 +95,12 @@ const SERVER_FAULTS: &[Reason] = &[
     reason("disk is too small", Class::Permanent, "flavor_not_usable"),
     reason("ertificate", Class::Permanent, "image_not_usable"),
     reason("ignature", Class::Permanent, "image_not_usable"),
-    reason("Exceeded maximum number of retries", Class::Transient, "build_failed"),
+    once("Exceeded maximum number of retries", "build_failed"),
     reason("did not finish being created", Class::Transient, "storage_slow"),
-    reason("Failed to allocate the network", Class::Transient, "network_setup_failed"),
-    reason("Binding failed for port", Class::Transient, "network_setup_failed"),
-    reason("Failure prepping block device", Class::Transient, "volume_attach_failed"),
-    reason("sets discard", Class::Transient, "volume_attach_failed"),
+    once("Failed to allocate the network", "network_setup_failed"),
+    once("Binding failed for port", "network_setup_failed"),
+    once("Failure prepping block device", "volume_attach_failed"),
+    once("sets discard", "volume_attach_failed"),
     reason("", Class::Transient, "build_failed"),
 ];
 
@@ -100,7 +109,8 @@ const VOLUME_FAULTS: &[Reason] = &[
     reason("_006", Class::Capacity, "quota_exceeded"),
     reason("_007", Class::Permanent, "image_not_usable"),
     reason("_029", Class::Permanent, "image_not_usable"),
-    reason("_003", Class::Transient, "no_storage_backend"),
+    once("_003", "no_storage_backend"),
+    once("_012", "volume_failed"),
     reason("", Class::Transient, "volume_failed"),
 ];
 
@@ -113,6 +123,7 @@ pub(crate) fn failure(error: &CallError) -> Failure {
         Outcome::Lost(_) => made(unsure, "answer_lost"),
         Outcome::Unreadable(_) => made(unsure, "unexpected_answer"),
         Outcome::NoEndpoint(_) => made(Class::Permanent, "no_endpoint"),
+        Outcome::Incompatible(_) => made(Class::Permanent, "not_supported"),
         Outcome::Answered { status, fault, message, retry_after } => {
             let text = format!("{} {message}", fault.as_deref().unwrap_or_default());
             let (class, code) = ANSWERS
@@ -150,18 +161,20 @@ fn creates(error: &CallError) -> bool {
 }
 
 /// A server found in ERROR: to be released and made anew.
-pub(crate) fn server_fault(id: &str, message: &str) -> Failure {
-    spoiled(SERVER_FAULTS, message, &format!("server {id} is in ERROR: {message}"))
+pub(crate) fn server_fault(id: &str, message: &str, try_number: u32) -> Failure {
+    spoiled(SERVER_FAULTS, message, &format!("server {id} is in ERROR: {message}"), try_number)
 }
 
 /// A volume found in error: to be released and made anew.
-pub(crate) fn volume_fault(id: &str, event: &str, message: &str) -> Failure {
-    spoiled(VOLUME_FAULTS, event, &format!("volume {id} is in error: {message}"))
+pub(crate) fn volume_fault(id: &str, event: &str, message: &str, try_number: u32) -> Failure {
+    spoiled(VOLUME_FAULTS, event, &format!("volume {id} is in error: {message}"), try_number)
 }
 
-fn spoiled(table: &[Reason], key: &str, message: &str) -> Failure {
-    let (class, code) =
-        table.iter().find(|line| key.contains(line.text)).map_or((Class::Transient, "failed"), |line| (line.class, line.code));
+fn spoiled(table: &[Reason], key: &str, message: &str, try_number: u32) -> Failure {
+    let (class, code) = table
+        .iter()
+        .find(|line| key.contains(line.text))
+        .map_or((Class::Transient, "failed"), |line| (if try_number > 1 { line.again } else { line.class }, line.code));
     let message: String = message.chars().take(500).collect();
     Failure::new(class, code, message).spoiled()
 }
@@ -191,6 +204,7 @@ mod tests {
             (Method::POST, Compute, "/servers", Outcome::Unreadable("no JSON".into())),
             (Method::POST, Compute, "/servers", Outcome::NotSent("refused".into())),
             (Method::POST, Compute, "/servers", answered(503, "")),
+            (Method::POST, Compute, "/servers", Outcome::Incompatible("too old".into())),
             (Method::POST, Compute, "/servers/1/action", lost()),
             (Method::POST, Compute, "/servers/1/action", answered(409, "while it is in vm_state active")),
             (Method::GET, Compute, "/servers/1", answered(502, "")),
@@ -214,6 +228,7 @@ mod tests {
             (Method::POST, Network, "/floatingips", answered(404, "ExternalGatewayForFloatingIPNotFound")),
             (Method::POST, Network, "/ports", answered(409, "IpAddressGenerationFailure No more")),
             (Method::POST, Compute, "/servers", answered(409, "Port 1 is still in use.")),
+            (Method::POST, Compute, "/servers", answered(409, "More than one possible network found.")),
             (Method::POST, Network, "/floatingips", answered(409, "FloatingIPPortAlreadyAssociated")),
             (Method::DELETE, Network, "/security-groups/1", answered(409, "SecurityGroupInUse")),
             (Method::DELETE, Volume, "/volumes/1", answered(400, "Volume status must be available or error")),
@@ -229,6 +244,7 @@ mod tests {
                 Outcome::Lost(_) => "lost".into(),
                 Outcome::Unreadable(_) => "unreadable".into(),
                 Outcome::NoEndpoint(_) => "no endpoint".into(),
+                Outcome::Incompatible(_) => "incompatible".into(),
             };
             let line = format!("{} {method} {path} {seen}: {:?} {}", service.name(), failure.class, failure.code);
             writeln!(list, "{line}").unwrap();
@@ -246,13 +262,17 @@ mod tests {
 
     #[test]
     fn objects_in_error_are_spoiled_and_classed_by_their_words() {
-        let class = |text| server_fault("s", text).class;
+        let class = |text| server_fault("s", text, 1).class;
         assert_eq!(class("No valid host was found. There are not enough hosts available."), Class::Capacity);
         assert_eq!(class("Build of instance x aborted: VolumeLimitExceeded: …"), Class::Capacity);
         assert_eq!(class("Exceeded maximum number of retries. Exhausted all hosts"), Class::Transient);
         assert_eq!(class("Image x is unacceptable: Converted to raw"), Class::Permanent);
         assert_eq!(class("something new"), Class::Transient);
-        assert!(server_fault("s", "x").spoiled && volume_fault("v", "VOLUME_VOLUME_007", "m").spoiled);
-        assert_eq!(volume_fault("v", "VOLUME_VOLUME_007", "m").class, Class::Permanent);
+        assert!(server_fault("s", "x", 1).spoiled && volume_fault("v", "VOLUME_VOLUME_007", "m", 1).spoiled);
+        assert_eq!(volume_fault("v", "VOLUME_VOLUME_007", "m", 1).class, Class::Permanent);
+        // What may pass once is tried once more here, and then elsewhere.
+        assert_eq!(server_fault("s", "Exceeded maximum number of retries.", 2).class, Class::Capacity);
+        assert_eq!(volume_fault("v", "VOLUME_VOLUME_003", "m", 1).class, Class::Transient);
+        assert_eq!(volume_fault("v", "VOLUME_VOLUME_003", "m", 2).class, Class::Capacity);
     }
 }

@@ -6,12 +6,13 @@
 //! redirects or tries again, with one exception: a call answered 401 was not carried out, so it is repeated once
 //! with a new token.
 //!
-//! The token is renewed by one caller while the others wait (a mutex around the session), before it expires by
+//! The token is renewed by one caller while the others wait (see [`flight`](crate::flight)), before it expires by
 //! Keystone's own reckoning: its lifetime is the difference of two times of the server, measured from here with a
 //! monotonic clock, so that neither side's wall clock matters.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use provisor_core::Timestamp;
@@ -21,11 +22,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::catalog::{Choice, Entry, Service, base_url};
 use crate::config::{Credentials, Endpoint};
+use crate::flight::Flight;
+use crate::versions;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,6 +37,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A token is renewed when less than this part of its life is left.
 const RENEWAL_SHARE: u32 = 10;
+/// How long networks, flavors and images are believed to be as they were: fifty servers begun at once ask once.
+const LOOKED_UP_FOR: Duration = Duration::from_secs(60);
+/// Different lists that are kept.
+const LOOKED_UP_AT_MOST: usize = 1000;
 const BODY_LIMIT: usize = 32 << 20;
 const MESSAGE_LIMIT: usize = 400;
 
@@ -60,6 +66,8 @@ pub(crate) enum Outcome {
     Unreadable(String),
     /// It could not be addressed: the catalog has no such service.
     NoEndpoint(String),
+    /// The service is too old or too new to be spoken to.
+    Incompatible(String),
 }
 
 /// A call that did not succeed.
@@ -101,7 +109,7 @@ impl fmt::Display for CallError {
                 f.write_str(message)?;
             }
             Outcome::Unreadable(why) => write!(f, "unexpected answer: {why}")?,
-            Outcome::NoEndpoint(why) => f.write_str(why)?,
+            Outcome::NoEndpoint(why) | Outcome::Incompatible(why) => f.write_str(why)?,
         }
         match &self.request_id {
             Some(id) => write!(f, " ({id})"),
@@ -172,6 +180,8 @@ pub(crate) struct Session {
     renew_at: Instant,
     /// The project that the token is for: the identity of this backend (H4).
     pub(crate) project_id: String,
+    /// What its user may be there, by name.
+    pub(crate) roles: Vec<String>,
     catalog: Vec<Entry>,
 }
 
@@ -181,7 +191,17 @@ pub(crate) struct Client {
     auth_url: String,
     choice: Choice,
     credentials: Credentials,
-    session: Mutex<Option<Arc<Session>>>,
+    session: Flight<Session>,
+    compute_version: Flight<HeaderValue>,
+    volume_version: Flight<HeaderValue>,
+    placement_version: Flight<HeaderValue>,
+    looked_up: Mutex<BTreeMap<String, Arc<Flight<LookedUp>>>>,
+}
+
+/// A list of what seldom changes, and when it was asked for.
+struct LookedUp {
+    at: Instant,
+    rows: Vec<Value>,
 }
 
 impl fmt::Debug for Client {
@@ -220,36 +240,34 @@ impl Client {
                 overrides: endpoint.overrides.clone(),
             },
             credentials,
-            session: Mutex::new(None),
+            session: Flight::default(),
+            compute_version: Flight::default(),
+            volume_version: Flight::default(),
+            placement_version: Flight::default(),
+            looked_up: Mutex::default(),
         })
     }
 
     /// A fresh login, whatever session there is; for tests of the credentials.
     pub(crate) async fn renew(&self) -> Result<Arc<Session>, CallError> {
-        let present = self.session.lock().await.clone();
+        let present = self.session.present().await;
         self.session(present.as_ref()).await
     }
 
     /// The current session; logs in where there is none, or where it is `stale` or near its end.
     pub(crate) async fn session(&self, stale: Option<&Arc<Session>>) -> Result<Arc<Session>, CallError> {
-        let mut slot = self.session.lock().await;
-        if let Some(session) = slot.as_ref() {
+        let good = |session: &Arc<Session>| {
             let refused = stale.is_some_and(|old| Arc::ptr_eq(old, session));
-            if !refused && Instant::now() < session.renew_at {
-                return Ok(Arc::clone(session));
-            }
-        }
-        *slot = None;
-        let session = Arc::new(self.login().await?);
-        *slot = Some(Arc::clone(&session));
-        Ok(session)
+            !refused && Instant::now() < session.renew_at
+        };
+        self.session.get(good, self.login()).await
     }
 
     /// Logs in. This POST makes nothing that anybody must release, so a lost answer is harmless.
     async fn login(&self) -> Result<Session, CallError> {
         let call = Call::post(Service::Identity, "/auth/tokens", self.credentials.login()).within(LOGIN_TIMEOUT);
         let asked_at = Instant::now();
-        let reply = self.send(&call, &self.auth_url, None).await?;
+        let reply = self.send(&call, &self.auth_url, None, None).await?;
         let unreadable = |why: &str| call.failed(Outcome::Unreadable(why.to_owned()), None);
         let mut token =
             reply.headers.get("x-subject-token").cloned().ok_or_else(|| unreadable("a token without X-Subject-Token"))?;
@@ -264,6 +282,7 @@ impl Client {
             token,
             renew_at: asked_at + life.saturating_sub(life / RENEWAL_SHARE),
             project_id: body.project.id,
+            roles: body.roles.into_iter().map(|role| role.name).collect(),
             catalog: body.catalog,
         })
     }
@@ -286,16 +305,80 @@ impl Client {
         }
     }
 
+    /// The rows of a list that seldom changes: asked for once a minute by one for all. An empty one is asked for each
+    /// time, so that what was missing is found as soon as it is there.
+    pub(crate) async fn look_up(&self, call: Call, key: &str) -> Result<Vec<Value>, CallError> {
+        let name = format!("{} {} {:?}", call.service.name(), call.path, call.query);
+        let flight = {
+            let mut all = self.looked_up.lock().unwrap_or_else(PoisonError::into_inner);
+            if all.len() >= LOOKED_UP_AT_MOST {
+                all.clear();
+            }
+            Arc::clone(all.entry(name).or_default())
+        };
+        let fetch = async {
+            let at = Instant::now();
+            let mut answer = self.call(call).await?;
+            let rows = match answer.get_mut(key).map(Value::take) {
+                Some(Value::Array(rows)) => rows,
+                _ => Vec::new(),
+            };
+            Ok(LookedUp { at, rows })
+        };
+        let good = |found: &Arc<LookedUp>| !found.rows.is_empty() && found.at.elapsed() < LOOKED_UP_FOR;
+        Ok(flight.get(good, fetch).await?.rows.clone())
+    }
+
+    /// Forgets every list, for those who ask how things are now.
+    pub(crate) fn forget_lists(&self) {
+        self.looked_up.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     async fn call_as(&self, call: &Call, session: &Session) -> Result<(Value, Option<i64>), CallError> {
         let base = base_url(&session.catalog, &self.choice, call.service, &session.project_id)
             .map_err(|why| call.failed(Outcome::NoEndpoint(why), None))?;
-        let reply = self.send(call, &base, Some(&session.token)).await?;
+        let version = self.version(call, &base, &session.token).await?;
+        let reply = self.send(call, &base, Some(&session.token), version.as_deref()).await?;
         let date = reply.headers.get("date").and_then(|value| value.to_str().ok());
         let date = date.and_then(|text| OffsetDateTime::parse(text, &Rfc2822).ok()).map(OffsetDateTime::unix_timestamp);
         Ok((reply.body, date))
     }
 
-    async fn send(&self, call: &Call, base: &str, token: Option<&HeaderValue>) -> Result<Reply, CallError> {
+    /// The microversion to speak, agreed before the first call: what is too old is told before anything is made.
+    async fn version(&self, call: &Call, base: &str, token: &HeaderValue) -> Result<Option<Arc<HeaderValue>>, CallError> {
+        let (Some(spoken), Some(agreed)) = (versions::spoken(call.service), self.agreed(call.service)) else { return Ok(None) };
+        let fetch = async {
+            let ask = Call::get(call.service, "");
+            let document = match self.send(&ask, &versions::document_url(call.service, base), Some(token), None).await {
+                Ok(reply) => Some(reply.body),
+                // A gateway may hide it, or ask for something else; what that means the call itself will tell.
+                Err(error) if error.status().is_some_and(|s| matches!(s, 300 | 403..=406 | 410)) => None,
+                Err(error) if matches!(error.outcome, Outcome::Unreadable(_)) => None,
+                Err(error) => return Err(error),
+            };
+            let words = spoken.agree(document.as_ref());
+            let words = words.map_err(|why| call.failed(Outcome::Incompatible(why), None))?;
+            HeaderValue::try_from(words).map_err(|e| call.failed(Outcome::Incompatible(e.to_string()), None))
+        };
+        agreed.get(|_| true, fetch).await.map(Some)
+    }
+
+    fn agreed(&self, service: Service) -> Option<&Flight<HeaderValue>> {
+        match service {
+            Service::Compute => Some(&self.compute_version),
+            Service::Volume => Some(&self.volume_version),
+            Service::Placement => Some(&self.placement_version),
+            Service::Identity | Service::Network | Service::Image => None,
+        }
+    }
+
+    async fn send(
+        &self,
+        call: &Call,
+        base: &str,
+        token: Option<&HeaderValue>,
+        version: Option<&HeaderValue>,
+    ) -> Result<Reply, CallError> {
         let mut request = self.http.request(call.method.clone(), format!("{base}{}", call.path)).timeout(call.timeout);
         if !call.query.is_empty() {
             request = request.query(&call.query);
@@ -303,8 +386,8 @@ impl Client {
         if let Some(token) = token {
             request = request.header("x-auth-token", token.clone());
         }
-        if let Some(version) = call.service.microversion() {
-            request = request.header("openstack-api-version", version);
+        if let Some(version) = version {
+            request = request.header("openstack-api-version", version.clone());
         }
         if let Some(body) = &call.body {
             request = request.json(body);
@@ -356,7 +439,14 @@ struct Token {
     expires_at: String,
     project: Project,
     #[serde(default)]
+    roles: Vec<RoleName>,
+    #[serde(default)]
     catalog: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct RoleName {
+    name: String,
 }
 
 #[derive(Deserialize)]

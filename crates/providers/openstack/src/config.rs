@@ -28,7 +28,7 @@ pub(crate) struct Endpoint {
     /// A PEM file with further certificate authorities.
     #[serde(default)]
     pub(crate) ca_file: Option<String>,
-    /// Addresses that win over the catalog: compute, network, volume, image.
+    /// Addresses that win over the catalog: compute, network, volume, image, placement.
     #[serde(default)]
     pub(crate) overrides: BTreeMap<String, String>,
 }
@@ -159,15 +159,28 @@ pub(crate) struct Settings {
     /// Flavors that may be used; all visible ones where empty.
     #[serde(default)]
     pub(crate) flavors: Vec<String>,
-    /// For servers. Cinder's zones are often others, so volumes are left to its default.
+    /// For servers.
     #[serde(default)]
     pub(crate) availability_zone: Option<String>,
+    /// For boot volumes: Cinder's zones are often others than Nova's, so one does not follow from the other.
+    #[serde(default)]
+    pub(crate) volume_availability_zone: Option<String>,
+    /// A key pair of our own user that each server gets besides the request's keys.
+    #[serde(default)]
+    pub(crate) key_pair: Option<String>,
+    /// Give user data on a drive too, for networks without a metadata service.
+    #[serde(default)]
+    pub(crate) config_drive: bool,
     /// Of boot volumes.
     #[serde(default)]
     pub(crate) volume_type: Option<String>,
     /// How a service is suspended.
     #[serde(default)]
     pub(crate) suspend: Suspend,
+    /// Lock a server while it is suspended, with our own credentials: whoever else has a member's rights in the
+    /// project starts it only after an unlock; where ours are an administrator's, they cannot at all.
+    #[serde(default)]
+    pub(crate) lock_suspended: bool,
 }
 
 impl Settings {
@@ -180,7 +193,7 @@ impl Settings {
 const WORDS_INTERFACE: [(&str, ()); 6] =
     [("public", ()), ("internal", ()), ("admin", ()), ("publicURL", ()), ("internalURL", ()), ("adminURL", ())];
 const WORDS_SUSPEND: [(&str, ()); 2] = [("stop", ()), ("shelve", ())];
-const OVERRIDES: [Service; 4] = [Service::Compute, Service::Network, Service::Volume, Service::Image];
+const OVERRIDES: [Service; 5] = [Service::Compute, Service::Network, Service::Volume, Service::Image, Service::Placement];
 
 /// All faults of a cluster's own keys.
 pub(crate) fn check(pointer: &str, spec: &ClusterSpec, credentials: Option<&Value>) -> Vec<Flaw> {
@@ -206,7 +219,7 @@ fn check_endpoint(pointer: &str, value: &Value, flaws: &mut Flaws) {
     for (service, url) in o.texts("overrides", OVERRIDES.len(), flaws) {
         let at = format!("{}/{service}", o.at("overrides"));
         if !OVERRIDES.iter().any(|known| known.name() == service) {
-            flaws.add(&at, "unknown_key", &Value::Null, "must be one of compute, network, volume, image");
+            flaws.add(&at, "unknown_key", &Value::Null, "must be one of compute, network, volume, image, placement");
         } else if !is_http(&url) {
             flaws.add(&at, "format", &Value::from(url), "must be an http or https URL");
         }
@@ -218,12 +231,14 @@ fn check_settings(pointer: &str, spec: &ClusterSpec, flaws: &mut Flaws) {
     let own = spec.settings.iter().filter(|(key, _)| !COMMON_SETTINGS.contains(&key.as_str()));
     let own = Value::Object(own.map(|(key, value)| (key.clone(), value.clone())).collect());
     let mut o = Object::new(pointer, &own, flaws);
-    for key in ["network", "external_network", "availability_zone", "volume_type"] {
+    for key in ["network", "external_network", "availability_zone", "volume_availability_zone", "volume_type", "key_pair"] {
         o.text(key, 255, flaws);
     }
     o.texts("images", 1000, flaws);
     o.list("flavors", 1000, flaws, |at, value, flaws| text_of(at, value, 255, flaws));
     o.word("suspend", &WORDS_SUSPEND, flaws);
+    o.boolean("lock_suspended", flaws);
+    o.boolean("config_drive", flaws);
     o.finish(flaws);
 }
 

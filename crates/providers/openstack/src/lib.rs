@@ -9,6 +9,8 @@ mod classify;
 mod client;
 mod cluster;
 mod config;
+mod diagnose;
+mod flight;
 mod inventory;
 mod objects;
 mod plan;
@@ -17,6 +19,7 @@ mod resolve;
 mod step;
 mod undo;
 mod user_data;
+mod versions;
 
 use std::sync::Arc;
 
@@ -25,7 +28,7 @@ use provisor_core::check::Flaw;
 use provisor_core::cluster::{Capacity, ClusterSpec};
 use provisor_core::workflow::call::{Held, Work};
 use provisor_core::workflow::{Found, Plan};
-use provisor_core::{Class, Failure, Spec};
+use provisor_core::{Class, Failure, Span, Spec};
 use provisor_provider::probe::Guard;
 use provisor_provider::{Action, Binding, Check, Connector, Metrics, Open, Page, Progress, Provider, Released};
 use serde_json::Value;
@@ -41,6 +44,9 @@ pub(crate) struct Openstack {
     open: Arc<dyn Open>,
     guard: Guard,
     asked: step::activate::Asked,
+    samples: cluster::Samples,
+    /// Pause between two probes.
+    probe_every: Span,
 }
 
 /// Makes OpenStack providers.
@@ -63,6 +69,8 @@ impl Connector for OpenstackConnector {
             open: binding.open,
             guard: Guard { allow: binding.probe_allow, open: false },
             asked: step::activate::Asked::default(),
+            samples: cluster::Samples::default(),
+            probe_every: binding.spec.common().probe_every,
         }))
     }
 }
@@ -100,6 +108,10 @@ impl Provider for Openstack {
             "probe_tcp" => step::verify::probe(self, work, Way::Tcp).await,
             other => Err(Failure::new(Class::Permanent, "unknown_operation", format!("OpenStack knows no operation {other:?}"))),
         }
+    }
+
+    async fn diagnose(&self, work: &Work) -> Vec<String> {
+        diagnose::tell(self, work).await
     }
 
     async fn find(&self, kind: &str, tag: &str, _name: &str) -> Result<Vec<Found>, Failure> {

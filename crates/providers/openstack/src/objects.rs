@@ -5,6 +5,8 @@
 //! tags and metadata, Cinder metadata, Neutron only a description on all its objects (its tags need a second call on
 //! most). Each of these can also be asked for by exact value.
 
+use std::time::Duration;
+
 use provisor_core::Timestamp;
 use serde_json::Value;
 
@@ -14,6 +16,8 @@ use crate::client::{Call, CallError, Client};
 /// The metadata key of the ownership tag on servers and volumes.
 pub(crate) const TAG_KEY: &str = "provisor_tag";
 const PAGE: &str = "500";
+/// Of a create; longer than of a read, since giving up on one costs a search for what it made.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A project with more pages than this is not ours to read to the end in one call.
 const MAX_PAGES: usize = 200;
 
@@ -101,7 +105,7 @@ impl Object {
     pub(crate) fn creation(self, body: Value) -> Call {
         let place = self.place();
         let around = Value::Object([(place.item.to_owned(), body)].into_iter().collect());
-        Call::post(place.service, place.path, around)
+        Call::post(place.service, place.path, around).within(CREATE_TIMEOUT)
     }
 
     /// The object inside an answer to its creation.

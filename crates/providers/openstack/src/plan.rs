@@ -21,9 +21,9 @@ const STOP: i64 = 300;
 /// The operations of an attempt.
 pub(crate) fn attempt(spec: &Spec) -> Plan {
     let mut operations = vec![
-        Planned::new("create_security_group", Step::Allocate).makes(Object::SecurityGroup.kind()),
-        Planned::new("create_volume", Step::Allocate).makes(Object::Volume.kind()).within(VOLUME).call_limit(50),
-        Planned::new("create_port", Step::Allocate).after(&["create_security_group"]).makes(Object::Port.kind()).call_limit(40),
+        Planned::new("create_security_group", Step::Allocate).makes(Object::SecurityGroup.kind()).call_limit(35),
+        Planned::new("create_volume", Step::Allocate).makes(Object::Volume.kind()).within(VOLUME).call_limit(65),
+        Planned::new("create_port", Step::Allocate).after(&["create_security_group"]).makes(Object::Port.kind()).call_limit(50),
         Planned::new("create_server", Step::Allocate)
             .after(&["create_port", "create_volume"])
             .makes(Object::Server.kind())
@@ -42,7 +42,7 @@ pub(crate) fn attempt(spec: &Spec) -> Plan {
         Planned::new("create_floating_ip", Step::Configure)
             .after(&["create_port"])
             .makes(Object::FloatingIp.kind())
-            .call_limit(40),
+            .call_limit(50),
     );
     operations
         .push(Planned::new("wait_server", Step::Activate).after(&["create_server"]).recreate("create_server").within(SERVER));

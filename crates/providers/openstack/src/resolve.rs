@@ -22,6 +22,21 @@ pub(crate) struct Flavor {
     pub(crate) memory_mb: u64,
 }
 
+impl Flavor {
+    /// Its name, and whether it is just what was asked for.
+    pub(crate) fn words(&self, size: Size) -> String {
+        if self.cpu == u64::from(size.cpu) && self.memory_mb == u64::from(size.memory_gb) * 1024 {
+            return self.name.clone();
+        }
+        let memory = if self.memory_mb.is_multiple_of(1024) {
+            format!("{} GiB", self.memory_mb / 1024)
+        } else {
+            format!("{} MiB", self.memory_mb)
+        };
+        format!("{} ({} vCPU, {memory}: the smallest that fits)", self.name, self.cpu)
+    }
+}
+
 /// An image that can be booted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Image {
@@ -46,8 +61,8 @@ fn rows(mut answer: Value, key: &str) -> Vec<Value> {
 /// Looks up the flavor for a size: the smallest that has enough processors and memory (so an exact one, where there
 /// is one). Storage comes from the volume.
 pub(crate) async fn flavor(client: &Client, settings: &Settings, size: Size) -> Result<Flavor, Failure> {
-    let answer = client.call(Call::get(Service::Compute, "/flavors/detail").query("limit", "1000")).await;
-    let all = rows(answer.map_err(|e| classify::failure(&e))?, "flavors");
+    let call = Call::get(Service::Compute, "/flavors/detail").query("limit", "1000");
+    let all = client.look_up(call, "flavors").await.map_err(|e| classify::failure(&e))?;
     smallest(&all, &settings.flavors, size).ok_or_else(|| {
         let among = if settings.flavors.is_empty() {
             format!("{} visible flavors", all.len())
@@ -91,8 +106,8 @@ pub(crate) async fn image(client: &Client, settings: &Settings, asked: &str) -> 
         };
     }
     if found.is_none() {
-        let answer = client.call(Call::get(Service::Image, "/images").query("name", wanted)).await;
-        let rows = rows(answer.map_err(|e| classify::failure(&e))?, "images");
+        let call = Call::get(Service::Image, "/images").query("name", wanted);
+        let rows = client.look_up(call, "images").await.map_err(|e| classify::failure(&e))?;
         // Of several with one name the newest active one: image names are reused at each refresh.
         found = rows.into_iter().max_by_key(|i| (text(i, "status") == Some("active"), text(i, "created_at").map(str::to_owned)));
     }
@@ -147,7 +162,7 @@ pub(crate) async fn network(client: &Client, settings: &Settings, role: Role) ->
         Some(name) => call.query("name", name),
         None => call.query("router:external", external),
     };
-    let rows = rows(client.call(call).await.map_err(|e| classify::failure(&e))?, "networks");
+    let rows = client.look_up(call, "networks").await.map_err(|e| classify::failure(&e))?;
     let ids: Vec<&str> = rows.iter().filter_map(|network| text(network, "id")).collect();
     match (ids.as_slice(), wanted) {
         ([id], _) => Ok((*id).to_owned()),
@@ -160,6 +175,29 @@ pub(crate) async fn network(client: &Client, settings: &Settings, role: Role) ->
             Err(Failure::new(Class::Permanent, "network_ambiguous", message))
         }
     }
+}
+
+/// Whether a router that we see joins the two networks. One that belongs to another project is not shown to us, so
+/// only what is known to lead elsewhere is refused.
+pub(crate) async fn router(client: &Client, settings: &Settings) -> Result<(), String> {
+    let told = |failure: Failure| failure.message;
+    let inside = network(client, settings, Role::Tenant).await.map_err(told)?;
+    let outside = network(client, settings, Role::External).await.map_err(told)?;
+    let doors = client.call(Call::get(Service::Network, "/ports").query("network_id", inside)).await;
+    let doors = rows(doors.map_err(|e| e.to_string())?, "ports");
+    let of_router =
+        |port: &Value| text(port, "device_owner").is_some_and(|owner| owner.starts_with("network:") && owner.contains("router"));
+    let joined: Vec<&str> = doors.iter().filter(|port| of_router(port)).filter_map(|port| text(port, "device_id")).collect();
+    let routers = client.call(Call::get(Service::Network, "/routers")).await;
+    let routers = rows(routers.map_err(|e| e.to_string())?, "routers");
+    let known: Vec<&Value> = routers.iter().filter(|router| text(router, "id").is_some_and(|id| joined.contains(&id))).collect();
+    let leads_out =
+        |router: &&Value| router.pointer("/external_gateway_info/network_id").and_then(Value::as_str) == Some(outside.as_str());
+    if known.is_empty() || known.len() < joined.len() || known.iter().any(leads_out) {
+        return Ok(());
+    }
+    Err("no router of settings.network has its gateway on settings.external_network: floating IPs could not reach servers"
+        .to_owned())
 }
 
 /// Whether a text is a UUID, with or without hyphens.

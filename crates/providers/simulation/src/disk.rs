@@ -84,6 +84,7 @@ impl Drop for Disk {
 }
 
 fn write(mut connection: Connection, queue: &Receiver<Write>) {
+    let mut failing = false;
     while let Ok(first) = queue.recv() {
         let mut batch = vec![first];
         while let Some(more) = (batch.len() < BATCH).then(|| queue.try_recv().ok()).flatten() {
@@ -94,9 +95,12 @@ fn write(mut connection: Connection, queue: &Receiver<Write>) {
             changes.insert(key, value.as_deref());
         }
         let result = commit(&mut connection, &changes);
-        if let Err(error) = &result {
-            tracing::error!(%error, "the simulated cloud could not write its memory");
+        // Once: a full disk fails every write.
+        match &result {
+            Err(error) if !failing => tracing::error!(%error, "the simulated cloud cannot write its memory"),
+            _ => {}
         }
+        failing = result.is_err();
         for written in batch.into_iter().filter_map(|w| w.written) {
             let _ = written.send(result.is_ok());
         }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use provisor_core::check::Flaw;
 use provisor_core::cluster::{Capacity, ClusterSpec};
 use provisor_core::workflow::call::{Held, Work};
-use provisor_core::workflow::{Found, Plan};
+use provisor_core::workflow::{Found, Made, Plan};
 use provisor_core::{Failure, RequestId, Spec};
 use provisor_provider::{Action, Binding, Check, Connector, Metrics, Page, Progress, Provider, Released};
 use tokio::sync::oneshot;
@@ -124,6 +124,18 @@ impl Provider for Way {
 
     fn plan_action(&self, action: Action, spec: &Spec) -> Result<Plan, Failure> {
         self.inner.plan_action(action, spec)
+    }
+
+    fn answer(&self, operation: &str, spec: &Spec) -> Option<Made> {
+        self.inner.answer(operation, spec)
+    }
+
+    async fn diagnose(&self, work: &Work) -> Vec<String> {
+        let ask = |inner: Arc<dyn Provider>| {
+            let work = work.clone();
+            async move { inner.diagnose(&work).await }
+        };
+        self.send("diagnose", Some(work.request), ask).await
     }
 
     async fn identity(&self) -> Result<String, Failure> {

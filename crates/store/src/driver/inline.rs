@@ -52,7 +52,7 @@ impl Inline {
 
 fn transact(connection: &mut Connection, begin: &str, job: &dyn Job, now: Timestamp) -> Result<(), OpError> {
     lite::control(connection, begin).map_err(|e| lite::database(&e))?;
-    lite::perform(connection, job, now).map_err(|e| lite::abandon(connection, e))?;
+    lite::perform_one(connection, job, now).map_err(|e| lite::abandon(connection, e))?;
     lite::control(connection, "commit").map_err(|e| lite::abandon(connection, lite::commit_error(&e)))
 }
 

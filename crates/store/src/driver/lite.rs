@@ -13,9 +13,9 @@ use provisor_core::Timestamp;
 use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags};
 
-use super::Job;
+use super::{Job, Results};
 use crate::op::OpError;
-use crate::tx::{Answer, RawTx, Stmt, Tx};
+use crate::tx::{Answer, Query, RawTx, Stmt, Tx};
 use crate::value::{Row, Val};
 
 /// In the header of our files, so that somebody else's database is not taken for ours: "Pvsr".
@@ -49,6 +49,14 @@ pub enum OpenError {
         path: PathBuf,
         /// Its type of file system.
         kind: String,
+    },
+    /// The disk is full.
+    #[error("the disk of {} is full: {reason}", path.display())]
+    Full {
+        /// The file or folder.
+        path: PathBuf,
+        /// What could not be done.
+        reason: String,
     },
     /// The file is no database.
     #[error("{} is not a database", path.display())]
@@ -169,7 +177,18 @@ fn check_owner(connection: &Connection, path: &Path) -> Result<(), OpenError> {
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
-    let failed = |e: refinery::Error| OpenError::Migration { path: path.to_owned(), reason: one_line(&e.to_string()) };
+    let failed = |e: refinery::Error| {
+        let (path, reason) = (path.to_owned(), one_line(&e.to_string()));
+        let full = match e.kind() {
+            refinery::error::Kind::Connection(_, cause) => cause.downcast_ref().is_some_and(is_full),
+            _ => false,
+        };
+        if full {
+            OpenError::Full { path, reason: "its schema could not be made".to_owned() }
+        } else {
+            OpenError::Migration { path, reason }
+        }
+    };
     let listed: Result<Vec<_>, _> = MIGRATIONS.iter().map(|(name, sql)| refinery::Migration::unapplied(name, sql)).collect();
     let listed = listed.map_err(failed)?;
     let known = listed.iter().map(|m| i64::from(m.version())).max().unwrap_or(0);
@@ -186,8 +205,17 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Also where it is the index of the log that finds no room.
+fn is_full(error: &rusqlite::Error) -> bool {
+    let no_index = |e: &rusqlite::ffi::Error| e.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull) || error.sqlite_error().is_some_and(no_index)
+}
+
 pub(super) fn open_error(path: &Path, error: &rusqlite::Error) -> OpenError {
     let path = path.to_owned();
+    if is_full(error) {
+        return OpenError::Full { path, reason: "it could not be opened".to_owned() };
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => OpenError::NotADatabase { path },
         Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
@@ -207,22 +235,28 @@ struct LiteTx<'c> {
     now: Timestamp,
 }
 
-/// Runs one job within the transaction that is open on `connection`.
-pub(super) fn perform(connection: &mut Connection, job: &dyn Job, now: Timestamp) -> Result<(), OpError> {
+/// Runs one job, or several that join, within the transaction that is open on `connection`.
+pub(super) fn perform(connection: &mut Connection, jobs: &[&dyn Job], now: Timestamp) -> Result<Results, OpError> {
     let mut raw = LiteTx { connection, now };
+    let name = jobs.first().map_or("", |job| job.name());
     // Why caught: one operation's fault must not take the writer away from all others.
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let mut tx = Tx::new(&mut raw);
-        let mut future = job.run(&mut tx);
+        let mut future = std::pin::pin!(super::run_unit(jobs, &mut tx));
         match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(answer) => answer,
-            Poll::Pending => Err(OpError::Corrupt(format!("operation {} waits for more than its transaction", job.name()))),
+            Poll::Pending => Err(OpError::Corrupt(format!("operation {name} waits for more than its transaction"))),
         }
     }));
     outcome.unwrap_or_else(|cause| {
         let text = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
-        Err(OpError::Corrupt(format!("operation {} panicked: {}", job.name(), text.unwrap_or("without a text"))))
+        Err(OpError::Corrupt(format!("operation {name} panicked: {}", text.unwrap_or("without a text"))))
     })
+}
+
+/// The same for one job.
+pub(super) fn perform_one(connection: &mut Connection, job: &dyn Job, now: Timestamp) -> Result<(), OpError> {
+    perform(connection, &[job], now).map(drop)
 }
 
 /// Runs a fixed statement of ours, such as `begin immediate`.
@@ -234,13 +268,18 @@ pub(super) fn database(error: &rusqlite::Error) -> OpError {
     OpError::Database(one_line(&error.to_string()))
 }
 
-/// What a failed commit means. A refusal (a broken constraint, a lock) stores nothing; after an I/O error
-/// the commit may be in the log and come back with a recovery.
+/// What a failed commit means. A refusal (a broken constraint, a lock) stores nothing, nor does a full disk: what
+/// makes a commit of the pages is written last. After another I/O error the commit may be in the log and come back
+/// with a recovery.
 pub(super) fn commit_error(error: &rusqlite::Error) -> OpError {
     match error.sqlite_error_code() {
-        Some(ErrorCode::ConstraintViolation | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::ReadOnly) => {
-            database(error)
-        }
+        Some(
+            ErrorCode::ConstraintViolation
+            | ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::ReadOnly
+            | ErrorCode::DiskFull,
+        ) => database(error),
         _ => OpError::Unknown(one_line(&error.to_string())),
     }
 }
@@ -295,14 +334,15 @@ impl LiteTx<'_> {
         Ok(rows)
     }
 
-    fn batch_now(&mut self, stmt: &'static Stmt, rows: &[Vec<Val>]) -> Result<u64, rusqlite::Error> {
+    /// Answers whether each has changed exactly one row.
+    fn batch_now(&mut self, stmt: &'static Stmt, rows: &[Vec<Val>]) -> Result<bool, rusqlite::Error> {
         let mut statement = self.connection.prepare_cached(stmt.text)?;
-        let mut changed = 0;
+        let mut each_one = true;
         for params in rows {
             bind(&mut statement, params)?;
-            changed += statement.raw_execute()? as u64;
+            each_one &= statement.raw_execute()? == 1;
         }
-        Ok(changed)
+        Ok(each_one)
     }
 }
 
@@ -319,8 +359,15 @@ impl RawTx for LiteTx<'_> {
         ready(self.rows_now(stmt, params))
     }
 
-    fn several<'a>(&'a mut self, queries: &'a [(&'static Stmt, Vec<Val>)]) -> Answer<'a, Vec<Vec<Row>>> {
-        ready(queries.iter().map(|(stmt, params)| self.rows_now(stmt, params)).collect())
+    fn several(&mut self, queries: Vec<Query>) -> Answer<'_, Vec<Vec<Row>>> {
+        let one = |query: &Query| {
+            let mut found = Vec::new();
+            for params in &query.rows {
+                found.extend(self.rows_now(query.stmt, params)?);
+            }
+            Ok(found)
+        };
+        ready(queries.iter().map(one).collect())
     }
 
     fn send<'a>(&'a mut self, stmt: &'static Stmt, params: &'a [Val], expected: Option<u64>) -> Answer<'a, ()> {
@@ -329,8 +376,9 @@ impl RawTx for LiteTx<'_> {
         ready(changed.and_then(|changed| if fits(changed) { Ok(()) } else { Err(OpError::Fenced) }))
     }
 
-    fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: &'a [Vec<Val>]) -> Answer<'a, ()> {
-        ready(self.batch_now(stmt, rows).map(drop).map_err(|e| database(&e)))
+    fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: Vec<Vec<Val>>, each_one: bool) -> Answer<'a, ()> {
+        let changed = self.batch_now(stmt, &rows).map_err(|e| database(&e));
+        ready(changed.and_then(|one| if one || !each_one { Ok(()) } else { Err(OpError::Fenced) }))
     }
 
     fn now(&mut self) -> Answer<'_, Timestamp> {

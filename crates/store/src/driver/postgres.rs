@@ -22,7 +22,7 @@ use std::time::Duration;
 use provisor_core::Timestamp;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
-use super::{Driver, Job, OpenError};
+use super::{Driver, Job, OpenError, Results};
 use crate::clock::{Carried, Clock};
 use crate::op::{Mode, OpError};
 use crate::ops::log;
@@ -45,6 +45,8 @@ pub use values::numbered;
 /// Operations that may wait; more callers wait for room.
 const QUEUE_LIMIT: usize = 4096;
 const READ_QUEUE_LIMIT: usize = 1024;
+/// More than 64 savepoints in a transaction slow the whole server down.
+const SAVEPOINTS_AT_MOST: usize = 32;
 const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 /// How often a transaction that others were in the way of is run again.
 const AGAIN_LIMIT: u32 = 8;
@@ -62,8 +64,7 @@ pub struct Lanes {
     pub writers: usize,
     /// Connections that read.
     pub readers: usize,
-    /// Operations in one commit at most; 1 folds nothing. More than 64 savepoints in a transaction slow the
-    /// whole server down.
+    /// Operations in one commit at most; 1 folds nothing. Those that join count as one for the server.
     pub group: usize,
     /// Whether a further connection takes over what waits while the first that writes is held up.
     pub standby: bool,
@@ -80,7 +81,7 @@ impl Lanes {
 
 impl Default for Lanes {
     fn default() -> Self {
-        Self { standby: true, ..Self::of(1, 4, 32) }
+        Self { standby: true, ..Self::of(1, 4, 256) }
     }
 }
 
@@ -98,6 +99,7 @@ pub struct Postgres {
     reads: Option<mpsc::Sender<Queued>>,
     thread: Option<JoinHandle<()>>,
     clock: Arc<Carried>,
+    place: String,
 }
 
 impl Postgres {
@@ -109,6 +111,7 @@ impl Postgres {
     /// The same with other numbers, and with the caller's clock for tests that compare drivers.
     pub fn open_with(url: &str, lanes: Lanes, clock: Option<Clock>) -> Result<Self, OpenError> {
         let address = Address::parse(url, lanes.statement_limit)?;
+        let place = address.place().to_owned();
         let clock = Arc::new(Carried::new(clock));
         let (writes, write_queue) = mpsc::channel(QUEUE_LIMIT);
         let (reads, read_queue) = mpsc::channel(READ_QUEUE_LIMIT);
@@ -131,7 +134,12 @@ impl Postgres {
         let thread = started.map_err(|e| PostgresError::Url { reason: e.to_string() })?;
         let told = told.recv().unwrap_or_else(|_| Err(PostgresError::Url { reason: "its thread ended".to_owned() }));
         told?;
-        Ok(Self { writes: Some(writes), reads: Some(reads), thread: Some(thread), clock })
+        Ok(Self { writes: Some(writes), reads: Some(reads), thread: Some(thread), clock, place })
+    }
+
+    /// Host, port and database.
+    pub fn place(&self) -> &str {
+        &self.place
     }
 }
 
@@ -295,10 +303,24 @@ impl Lane {
         self.connection.as_mut().ok_or_else(|| OpError::Database("there is no connection".to_owned()))
     }
 
-    async fn run_group(&mut self, group: &[Queued]) -> Vec<Result<(), OpError>> {
+    async fn run_group(&mut self, group: &[Queued]) -> Results {
         let jobs: Vec<&dyn Job> = group.iter().map(|q| q.job.as_ref()).collect();
+        let mut results: Results = jobs.iter().map(|_| Err(OpError::Unknown("no answer".to_owned()))).collect();
+        for units in super::units(&jobs).chunks(SAVEPOINTS_AT_MOST) {
+            let places: Vec<usize> = units.iter().flatten().copied().collect();
+            let part: Vec<&dyn Job> = places.iter().filter_map(|place| jobs.get(*place).copied()).collect();
+            for (place, result) in places.into_iter().zip(self.run_part(&part).await) {
+                if let Some(slot) = results.get_mut(place) {
+                    *slot = result;
+                }
+            }
+        }
+        results
+    }
+
+    async fn run_part(&mut self, jobs: &[&dyn Job]) -> Results {
         if jobs.len() > 1 {
-            match self.attempt(&jobs).await {
+            match self.attempt(jobs).await {
                 Outcome::Done(results) => return results,
                 Outcome::Unknown(error) => return jobs.iter().map(|_| Err(error.clone())).collect(),
                 // One by one, so that whatever was in one's way is in no other's.
@@ -307,18 +329,19 @@ impl Lane {
         }
         let mut results = Vec::with_capacity(jobs.len());
         for job in jobs {
-            results.push(self.run_one(job).await);
+            results.push(self.run_one(*job).await);
         }
         results
     }
 
     async fn run_one(&mut self, job: &dyn Job) -> Result<(), OpError> {
         if job.mode() == Mode::Follow {
-            let behind = Behind(std::sync::Mutex::new(false));
-            self.run_until_done(&behind, true).await?;
-            if behind.0.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                self.run_until_done(&CatchUp, false).await?;
+            let following = Following { job, behind: std::sync::Mutex::new(false) };
+            self.run_until_done(&following, true).await?;
+            if !following.behind.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                return Ok(());
             }
+            self.run_until_done(&CatchUp, false).await?;
         }
         self.run_until_done(job, self.reading).await
     }
@@ -361,12 +384,15 @@ impl Lane {
     }
 }
 
-/// Whether something was committed that has no place in the feed yet.
-struct Behind(std::sync::Mutex<bool>);
+/// Looks at the log, unless something was committed that has no place in the feed yet.
+struct Following<'j> {
+    job: &'j dyn Job,
+    behind: std::sync::Mutex<bool>,
+}
 
-impl Job for Behind {
+impl Job for Following<'_> {
     fn name(&self) -> &'static str {
-        "behind"
+        self.job.name()
     }
 
     fn mode(&self) -> Mode {
@@ -376,8 +402,8 @@ impl Job for Behind {
     fn run<'a>(&'a self, tx: &'a mut Tx<'_>) -> Answer<'a, ()> {
         Box::pin(async move {
             let behind = log::is_behind(tx).await?;
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = behind;
-            Ok(())
+            *self.behind.lock().unwrap_or_else(PoisonError::into_inner) = behind;
+            if behind { Ok(()) } else { self.job.run(tx).await }
         })
     }
 }

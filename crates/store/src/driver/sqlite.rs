@@ -15,7 +15,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::lite::{self, OpenError};
-use super::{Driver, Job};
+use super::{Driver, Job, Results};
 use crate::clock::{self, Clock, Forwards};
 use crate::filesystem;
 use crate::op::{Mode, OpError};
@@ -114,6 +114,9 @@ fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Queued>, cloc
     let mut group = Vec::with_capacity(GROUP_LIMIT);
     while queue.blocking_recv_many(&mut group, GROUP_LIMIT) > 0 {
         let results = write_group(&mut connection, &group, clock);
+        if results.is_err() {
+            make_room(&connection);
+        }
         for (index, queued) in group.drain(..).enumerate() {
             let result = match &results {
                 Ok(each) => each.get(index).cloned().unwrap_or_else(|| Err(OpError::Unknown("no answer".to_owned()))),
@@ -124,20 +127,29 @@ fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Queued>, cloc
         }
     }
     if let Err(error) = connection.execute_batch("pragma wal_checkpoint(truncate)") {
-        tracing::warn!(%error, "the log of the database was not folded in at the end; the next start does it");
+        tracing::debug!(%error, "the log of the database was not folded in at the end; the next start does it");
+    }
+}
+
+/// On a full disk the log cannot grow, but what it holds may find its place in the database, and its own room is then
+/// used again. Where that does not do either, the next group finds out.
+fn make_room(connection: &Connection) {
+    if let Err(error) = connection.execute_batch("pragma wal_checkpoint(passive)") {
+        tracing::debug!(%error, "the log of the database could not be folded in");
     }
 }
 
 /// Runs a group in one commit. `Err` is the fate of all: what one of them answered may rest on what another
 /// of them wrote.
-fn write_group(connection: &mut Connection, group: &[Queued], clock: &Forwards) -> Result<Vec<Result<(), OpError>>, OpError> {
-    if let Some(results) = write_together(connection, group, clock)? {
+fn write_group(connection: &mut Connection, group: &[Queued], clock: &Forwards) -> Result<Results, OpError> {
+    let jobs: Vec<&dyn Job> = group.iter().map(|queued| queued.job.as_ref()).collect();
+    if let Some(results) = write_together(connection, &jobs, clock)? {
         return Ok(results);
     }
     lite::control(connection, "begin immediate").map_err(|e| lite::database(&e))?;
-    let mut results = Vec::with_capacity(group.len());
-    for queued in group {
-        match in_savepoint(connection, queued.job.as_ref(), clock.now()) {
+    let mut results = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        match in_savepoint(connection, job, clock.now()) {
             Ok(result) => results.push(result),
             Err(spoilt) => return Err(lite::abandon(connection, OpError::Database(format!("rolled back: {spoilt}")))),
         }
@@ -150,29 +162,29 @@ fn commit(connection: &Connection) -> Result<(), OpError> {
     lite::control(connection, "commit").map_err(|e| lite::abandon(connection, lite::commit_error(&e)))
 }
 
-/// The usual case, without savepoints, which copy every page that is written in them: nobody is refused, or
-/// only before having written. `None`: one was refused in the middle, nothing is stored, and all are to be run
-/// again, each in a savepoint.
-fn write_together(
-    connection: &mut Connection,
-    group: &[Queued],
-    clock: &Forwards,
-) -> Result<Option<Vec<Result<(), OpError>>>, OpError> {
+/// The usual case: what joins is done as one, and without savepoints, which copy every page that is written in them: nobody
+/// is refused, or only before having written. `None`: one was refused in the middle, or several that joined have failed;
+/// nothing is stored, and all are to be run again, each in a savepoint.
+fn write_together(connection: &mut Connection, jobs: &[&dyn Job], clock: &Forwards) -> Result<Option<Results>, OpError> {
     lite::control(connection, "begin immediate").map_err(|e| lite::database(&e))?;
-    let mut results = Vec::with_capacity(group.len());
-    for queued in group {
+    let mut results: Results = jobs.iter().map(|_| Err(OpError::Unknown("no answer".to_owned()))).collect();
+    for unit in super::units(jobs) {
         let before = connection.total_changes();
-        let result = lite::perform(connection, queued.job.as_ref(), clock.now());
-        if let Err(error) = &result {
-            if connection.is_autocommit() {
-                return Err(OpError::Database(format!("rolled back: {error}")));
-            }
-            if connection.total_changes() != before {
+        let of_unit: Vec<&dyn Job> = unit.iter().filter_map(|place| jobs.get(*place).copied()).collect();
+        let told = match lite::perform(connection, &of_unit, clock.now()) {
+            Ok(told) => told,
+            Err(error) if connection.is_autocommit() => return Err(OpError::Database(format!("rolled back: {error}"))),
+            Err(error) if of_unit.len() == 1 && connection.total_changes() == before => vec![Err(error)],
+            Err(_) => {
                 lite::control(connection, "rollback").map_err(|e| OpError::Unknown(e.to_string()))?;
                 return Ok(None);
             }
+        };
+        for (place, result) in unit.into_iter().zip(told) {
+            if let Some(slot) = results.get_mut(place) {
+                *slot = result;
+            }
         }
-        results.push(result);
     }
     commit(connection)?;
     Ok(Some(results))
@@ -182,7 +194,7 @@ fn write_together(
 /// or the operation's part could not be taken out again.
 fn in_savepoint(connection: &mut Connection, job: &dyn Job, now: Timestamp) -> Result<Result<(), OpError>, OpError> {
     lite::control(connection, "savepoint op").map_err(|e| lite::database(&e))?;
-    let result = lite::perform(connection, job, now);
+    let result = lite::perform_one(connection, job, now);
     if connection.is_autocommit() {
         return Err(result.err().unwrap_or_else(|| OpError::Database("no transaction any more".to_owned())));
     }
@@ -205,7 +217,7 @@ fn read_all(mut connection: Connection, queue: &Mutex<mpsc::Receiver<Queued>>, c
 
 fn read_one(connection: &mut Connection, job: &dyn Job, now: Timestamp) -> Result<(), OpError> {
     lite::control(connection, "begin").map_err(|e| lite::database(&e))?;
-    let result = lite::perform(connection, job, now);
+    let result = lite::perform_one(connection, job, now);
     if !connection.is_autocommit() {
         lite::control(connection, "rollback").map_err(|e| lite::database(&e))?;
     }

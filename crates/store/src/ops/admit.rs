@@ -1,4 +1,9 @@
 //! Admission: one transaction that checks everything and stores all of a batch or nothing (SPEC 4).
+//!
+//! Calls that wait at the same time are answered together: what they rest on is read once, in one statement for each table,
+//! each is decided in turn on what the ones before it have left, and what is admitted is written in one statement for each
+//! table. A call that is refused has written nothing, so it takes nobody with it. Calls that rest on other requests
+//! (prerequisites outside of the batch, retries) stay alone: they lock these first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,19 +13,27 @@ use provisor_core::check::Flaws;
 use provisor_core::event::Actor;
 use provisor_core::mutant::{self, Mutant};
 use provisor_core::placement::Choice;
-use provisor_core::quota::{self, Dimension, Limits, Usage};
+use provisor_core::quota::{self, Dimension, Usage};
 use provisor_core::run::Admission;
-use provisor_core::tenant::TenantSpec;
 use provisor_core::workflow::Plan;
-use provisor_core::{Amounts, Class, Kind, RequestId, Run, Spec, State, TenantId, Timestamp};
+use provisor_core::{Class, RequestId, Run, Spec, State, TenantId, Timestamp};
 use serde_json::Value;
 
 use super::place::Clusters;
 use super::requests::RequestView;
 use super::save::{self, Context};
+use super::writes::Writes;
 use crate::op::{Mode, Op, OpError};
 use crate::tx::{Stmt, Tx, both, each};
-use crate::value::{Row, Val, to_json};
+use crate::value::to_json;
+
+mod facts;
+
+pub(crate) use facts::STATEMENTS as FACTS;
+use facts::{Facts, Remembered, TenantRow};
+
+/// Requests of one call that is answered together with others, at most.
+const JOINED_AT_MOST: usize = 8;
 
 /// Admits requests, all or none.
 pub struct Admit {
@@ -76,18 +89,11 @@ pub struct Dry {
 /// The same admission without storing anything.
 pub struct DryRun(pub Admit);
 
-const TENANT: Stmt = both(
-    "select id, spec, used_cpu, used_memory, used_storage, used_vps, used_kubernetes_namespace, used_environment, used_managed, \
-     draining from tenant where name = ?1",
-);
-// H18: the lock comes in a statement of its own, before the sums. On SQLite the writer is alone anyway.
-const LOCK: Stmt = each("select id from tenant where name = ?1", "select id from tenant where name = ?1 for update");
 // A prerequisite must not end between the look at it and our commit: its end would not find who waits for it.
 const LOCK_NAMED: Stmt = each(
     "select r.id from tenant t join request r on r.tenant = t.id where t.name = ?1 and r.name = ?2 and r.live = 1",
     "select r.id from tenant t join request r on r.tenant = t.id where t.name = ?1 and r.name = ?2 and r.live = 1 for share of r",
 );
-const HOLDER: Stmt = both("select id from request where tenant = ?1 and name = ?2 and live = 1");
 const PREREQUISITE: Stmt =
     each("select state, tenant from request where id = ?1", "select state, tenant from request where id = ?1 for share");
 const BY_NAME: Stmt = each(
@@ -96,32 +102,8 @@ const BY_NAME: Stmt = each(
 );
 const LOOK: Stmt = both("select state, tenant from request where id = ?1");
 const LOOK_BY_NAME: Stmt = both("select id, state from request where tenant = ?1 and name = ?2 and live = 1");
-const REMEMBERED: Stmt = both("select fingerprint, requests from idempotency where scope = ?1 and route = ?2 and key = ?3");
-const REMEMBER: Stmt =
-    both("insert into idempotency (scope, route, key, fingerprint, requests, created_at) values (?1, ?2, ?3, ?4, ?5, ?6)");
-const DEPEND: Stmt = both("insert into dependency (request, prerequisite) values (?1, ?2)");
-const LABEL: Stmt = both("insert into label (request, name, value) values (?1, ?2, ?3)");
 
-pub(crate) const STATEMENTS: &[&Stmt] = &[
-    &TENANT,
-    &LOCK,
-    &LOCK_NAMED,
-    &LOOK,
-    &LOOK_BY_NAME,
-    &HOLDER,
-    &PREREQUISITE,
-    &BY_NAME,
-    &REMEMBERED,
-    &REMEMBER,
-    &DEPEND,
-    &LABEL,
-];
-
-struct TenantRow {
-    id: TenantId,
-    limits: Limits,
-    used: Usage,
-}
+pub(crate) const STATEMENTS: &[&Stmt] = &[&LOCK_NAMED, &LOOK, &LOOK_BY_NAME, &PREREQUISITE, &BY_NAME];
 
 /// A prerequisite: another item of the batch, or a stored request with its state.
 enum Prerequisite {
@@ -131,13 +113,11 @@ enum Prerequisite {
 
 /// What the checks found, ready to be stored.
 struct Prepared {
-    tenants: BTreeMap<String, TenantRow>,
     prerequisites: Vec<Vec<Prerequisite>>,
     order: Vec<usize>,
     quota: BTreeMap<String, Vec<Dimension>>,
     choices: Vec<Choice>,
     regions: Vec<Vec<String>>,
-    clusters: Clusters,
 }
 
 impl Op for Admit {
@@ -148,8 +128,8 @@ impl Op for Admit {
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Vec<RequestView>, OpError> {
         let now = tx.now().await?;
         self.lock_requests(tx).await?;
-        let scope = self.lock_tenants(tx).await?;
-        if let Some(former) = self.remembered(tx, &scope, now).await? {
+        let mut facts = Facts::locked(tx, &[self]).await?;
+        if let Some(former) = facts.remembered(self)? {
             return Ok(former);
         }
         let former = match self.retry_of {
@@ -161,15 +141,30 @@ impl Op for Admit {
             let again = save::read(tx, retried).await?.ok_or(OpError::NotFound("request"))?;
             return Ok(vec![RequestView::of(again, now)]);
         }
-        // What is kept for others does not matter here: only what can never fit is refused.
-        let clusters = Clusters::read(tx).await?;
-        let prepared = self.prepare(tx, clusters, true).await?;
-        let views = self.store(tx, prepared, now).await?;
-        self.remember(tx, &scope, &views, now).await?;
+        self.check(&facts)?;
+        let prerequisites = self.resolve_prerequisites(tx, &facts, true).await?;
+        let prepared = self.prepare(&facts, prerequisites, true)?;
+        let mut writes = Writes::default();
+        let views = self.store(&mut facts, prepared, &mut writes, now)?;
+        writes.flush(tx).await?;
         if let (Some(old), Some(new)) = (former, views.first()) {
             save::note_retried(tx, &self.context, old, new.run.id, now, self.actor.clone()).await?;
         }
         Ok(views)
+    }
+
+    /// What rests on other requests locks them first, and what is large is alone anyway.
+    fn joins(&self) -> bool {
+        self.retry_of.is_none() && self.items.len() <= JOINED_AT_MOST && self.items_named().is_some()
+    }
+
+    async fn run_joined(all: &[&Self], tx: &mut Tx<'_>) -> Result<Vec<Result<Vec<RequestView>, OpError>>, OpError> {
+        let now = tx.now().await?;
+        let mut facts = Facts::locked(tx, all).await?;
+        let mut writes = Writes::default();
+        let answers = all.iter().map(|one| one.decide(&mut facts, &mut writes, now)).collect();
+        writes.flush(tx).await?;
+        Ok(answers)
     }
 }
 
@@ -179,11 +174,13 @@ impl Op for DryRun {
     const MODE: Mode = Mode::Read;
 
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Dry, OpError> {
-        let clusters = Clusters::load(tx, self.0.context.planner.as_ref()).await?;
-        let prepared = self.0.prepare(tx, clusters, false).await?;
+        let facts = Facts::seen(tx, &self.0).await?;
+        self.0.check(&facts)?;
+        let prerequisites = self.0.resolve_prerequisites(tx, &facts, false).await?;
+        let prepared = self.0.prepare(&facts, prerequisites, false)?;
         let mut items = Vec::with_capacity(self.0.items.len());
         for (spec, choice) in self.0.items.iter().zip(prepared.choices) {
-            let chosen = prepared.clusters.candidates.iter().find(|c| Some(c.id) == choice.cluster);
+            let chosen = facts.clusters.candidates.iter().find(|c| Some(c.id) == choice.cluster);
             let plan = chosen.and_then(|c| self.0.context.planner.plan(c.id, spec).ok());
             items.push(Prospect {
                 name: spec.name.clone(),
@@ -203,47 +200,36 @@ impl Admit {
         self.pointers.get(index).map_or("", String::as_str)
     }
 
-    /// Locks the tenants. Answers the scope of an idempotency key: the tenant, or the platform for a batch
-    /// over several (H20). The id and not the name, which another tenant may have one day (H26).
-    async fn lock_tenants(&self, tx: &mut Tx<'_>) -> Result<String, OpError> {
-        let names: BTreeSet<&str> = self.items.iter().map(|s| s.tenant.as_str()).collect();
-        let mut ids = Vec::with_capacity(names.len());
-        let locks: Vec<(&'static Stmt, Vec<Val>)> = names.iter().map(|name| (&LOCK, vec![(*name).into()])).collect();
-        for (name, rows) in names.into_iter().zip(tx.several(&locks).await?) {
-            let id = rows.first().map(|r| r.text(0).map(str::to_owned)).transpose()?;
-            ids.push(id.unwrap_or_else(|| name.to_owned()));
-        }
-        Ok(if ids.len() == 1 { ids.concat() } else { "*".to_owned() })
+    /// Whose an idempotency key is: the only tenant's, or the platform's for a batch over several (H20).
+    fn scope(&self) -> &str {
+        let mut names = self.items.iter().map(|s| s.tenant.as_str());
+        let first = names.next().unwrap_or("*");
+        if names.all(|name| name == first) { first } else { "*" }
     }
 
-    async fn remembered(&self, tx: &mut Tx<'_>, scope: &str, now: Timestamp) -> Result<Option<Vec<RequestView>>, OpError> {
-        let Some(key) = &self.idempotency else { return Ok(None) };
-        let values = [scope.into(), key.route.as_str().into(), key.key.as_str().into()];
-        let Some(row) = tx.row(&REMEMBERED, &values).await? else { return Ok(None) };
-        if row.text(0)? != key.fingerprint {
-            return Err(OpError::IdempotencyMismatch);
+    /// Decides on one of several calls and notes what is to be written. A refusal notes nothing.
+    fn decide(&self, facts: &mut Facts, writes: &mut Writes, now: Timestamp) -> Result<Vec<RequestView>, OpError> {
+        if let Some(former) = facts.remembered(self)? {
+            return Ok(former);
         }
-        let mut views = Vec::new();
-        for id in row.json::<Vec<RequestId>>(1)? {
-            let found =
-                save::read(tx, id).await?.ok_or_else(|| OpError::Corrupt(format!("{id} of an idempotency key is gone")))?;
-            views.push(RequestView::of(found, now));
-        }
-        Ok(Some(views))
+        self.check(facts)?;
+        let items = self.items_named().ok_or_else(|| OpError::Corrupt("a call that must be alone".to_owned()))?;
+        let prepared = self.prepare(facts, items, true)?;
+        self.store(facts, prepared, writes, now)
     }
 
-    async fn remember(&self, tx: &mut Tx<'_>, scope: &str, views: &[RequestView], now: Timestamp) -> Result<(), OpError> {
-        let Some(key) = self.idempotency.as_ref().filter(|_| !mutant::on(Mutant::NoIdempotency)) else { return Ok(()) };
-        let ids: Vec<RequestId> = views.iter().map(|v| v.run.id).collect();
-        let values = [
-            scope.into(),
-            key.route.as_str().into(),
-            key.key.as_str().into(),
-            key.fingerprint.as_str().into(),
-            to_json(&ids)?.into(),
-            now.0.into(),
-        ];
-        tx.send(&REMEMBER, &values).await
+    /// The item of the batch that a prerequisite names.
+    fn item(&self, tenant: &str, name: &str) -> Option<usize> {
+        self.items.iter().position(|o| o.tenant == tenant && o.name == name)
+    }
+
+    /// The prerequisites, where all are items of the batch.
+    fn items_named(&self) -> Option<Vec<Vec<Prerequisite>>> {
+        let of = |spec: &Spec| {
+            let named = spec.depends_on.iter().map(|name| self.item(&spec.tenant, name).map(Prerequisite::Item));
+            named.collect::<Option<Vec<_>>>()
+        };
+        self.items.iter().map(of).collect()
     }
 
     /// Locks what is retried and what is waited for, before the tenants (see `save`).
@@ -263,45 +249,43 @@ impl Admit {
         Ok(())
     }
 
-    /// `strict`: what is over a quota is refused, and prerequisites are locked.
-    async fn prepare(&self, tx: &mut Tx<'_>, clusters: Clusters, strict: bool) -> Result<Prepared, OpError> {
-        let tenants = self.load_tenants(tx).await?;
-        self.check_names(tx, &tenants).await?;
-        let prerequisites = self.resolve_prerequisites(tx, &tenants, strict).await?;
+    /// What is refused before anything else: tenants that are not there, names that are taken.
+    fn check(&self, facts: &Facts) -> Result<(), OpError> {
+        self.check_tenants(facts)?;
+        self.check_names(facts)
+    }
+
+    /// `strict`: what is over a quota is refused.
+    fn prepare(&self, facts: &Facts, prerequisites: Vec<Vec<Prerequisite>>, strict: bool) -> Result<Prepared, OpError> {
         let order = self.order(&prerequisites)?;
-        let quota = self.quota(&tenants);
+        let quota = self.quota(&facts.tenants);
         // A refusal for quota comes before one for want of a cluster; a dry run shows both.
         let short: Vec<Dimension> = quota.values().flatten().filter(|d| !d.fits()).cloned().collect();
         if strict && !short.is_empty() {
             return Err(OpError::QuotaExceeded(short));
         }
-        let (choices, regions) = self.place(&clusters)?;
-        Ok(Prepared { tenants, prerequisites, order, quota, choices, regions, clusters })
+        let (choices, regions) = self.place(&facts.clusters)?;
+        Ok(Prepared { prerequisites, order, quota, choices, regions })
     }
 
-    async fn load_tenants(&self, tx: &mut Tx<'_>) -> Result<BTreeMap<String, TenantRow>, OpError> {
-        let mut tenants = BTreeMap::new();
+    fn check_tenants(&self, facts: &Facts) -> Result<(), OpError> {
+        let mut seen = BTreeSet::new();
         let mut flaws = Flaws::default();
         for (index, spec) in self.items.iter().enumerate() {
-            if tenants.contains_key(&spec.tenant) {
-                continue;
-            }
-            let at = format!("{}/tenant", self.pointer(index));
-            let Some(row) = tx.row(&TENANT, &[spec.tenant.as_str().into()]).await? else {
-                flaws.add(&at, "exists", &Value::from(spec.tenant.clone()), format!("there is no tenant {}", spec.tenant));
-                continue;
+            let message = match facts.tenants.get(&spec.tenant) {
+                None => format!("there is no tenant {}", spec.tenant),
+                Some(tenant) if tenant.draining && seen.insert(&spec.tenant) => {
+                    format!("tenant {} is draining and admits nothing more", spec.tenant)
+                }
+                Some(_) => continue,
             };
-            if row.int(9)? != 0 {
-                let message = format!("tenant {} is draining and admits nothing more", spec.tenant);
-                flaws.add(&at, "exists", &Value::from(spec.tenant.clone()), message);
-            }
-            tenants.insert(spec.tenant.clone(), tenant_row(&row)?);
+            flaws.add(&format!("{}/tenant", self.pointer(index)), "exists", &Value::from(spec.tenant.clone()), message);
         }
-        flaws.finish(tenants).map_err(OpError::Invalid)
+        flaws.finish(()).map_err(OpError::Invalid)
     }
 
     /// Names are unique among a tenant's requests that are not rolled back (H21).
-    async fn check_names(&self, tx: &mut Tx<'_>, tenants: &BTreeMap<String, TenantRow>) -> Result<(), OpError> {
+    fn check_names(&self, facts: &Facts) -> Result<(), OpError> {
         let mut seen = BTreeSet::new();
         let mut flaws = Flaws::default();
         for (index, spec) in self.items.iter().enumerate() {
@@ -311,16 +295,10 @@ impl Admit {
             }
         }
         flaws.finish(()).map_err(OpError::Invalid)?;
-        let items: Vec<_> = self.items.iter().enumerate().filter_map(|(i, s)| Some((i, s, tenants.get(&s.tenant)?))).collect();
-        let holder = |(_, spec, tenant): &(usize, &Spec, &TenantRow)| {
-            let values = vec![tenant.id.into(), spec.name.as_str().into()];
-            (&HOLDER, values)
-        };
-        let holders: Vec<(&'static Stmt, Vec<Val>)> = items.iter().map(holder).collect();
-        for ((index, spec, _), rows) in items.into_iter().zip(tx.several(&holders).await?) {
-            if let Some(row) = rows.first() {
+        for (index, spec) in self.items.iter().enumerate() {
+            if let Some(holder) = facts.holder(spec) {
                 let pointer = format!("{}/name", self.pointer(index));
-                return Err(OpError::NameTaken { pointer, name: spec.name.clone(), holder: row.text(0)?.to_owned() });
+                return Err(OpError::NameTaken { pointer, name: spec.name.clone(), holder: holder.to_string() });
             }
         }
         Ok(())
@@ -329,7 +307,7 @@ impl Admit {
     async fn resolve_prerequisites(
         &self,
         tx: &mut Tx<'_>,
-        tenants: &BTreeMap<String, TenantRow>,
+        facts: &Facts,
         locking: bool,
     ) -> Result<Vec<Vec<Prerequisite>>, OpError> {
         let mut all = Vec::with_capacity(self.items.len());
@@ -337,9 +315,8 @@ impl Admit {
             let mut found = Vec::new();
             for (place, name) in spec.depends_on.iter().enumerate() {
                 let pointer = format!("{}/depends_on/{place}", self.pointer(index));
-                let Some(tenant) = tenants.get(&spec.tenant) else { continue };
-                let item = self.items.iter().position(|o| o.tenant == spec.tenant && o.name == *name);
-                let one = match item {
+                let Some(tenant) = facts.tenants.get(&spec.tenant) else { continue };
+                let one = match self.item(&spec.tenant, name) {
                     Some(item) => Prerequisite::Item(item),
                     None => stored(tx, tenant.id, name, pointer, locking).await?,
                 };
@@ -411,7 +388,14 @@ impl Admit {
         asked.iter().filter_map(|(name, asked)| dimensions(name, asked)).collect()
     }
 
-    async fn store(&self, tx: &mut Tx<'_>, prepared: Prepared, now: Timestamp) -> Result<Vec<RequestView>, OpError> {
+    /// Notes what is admitted, for the database and for the calls that are decided after this one.
+    fn store(
+        &self,
+        facts: &mut Facts,
+        prepared: Prepared,
+        writes: &mut Writes,
+        now: Timestamp,
+    ) -> Result<Vec<RequestView>, OpError> {
         let mut chance = SplitMix::new((self.context.seeds)());
         let mut ids: Vec<RequestId> = self.items.iter().map(|_| RequestId::new(now, &mut chance)).collect();
         // Why sorted: of one moment, the order of ids is the order of the input.
@@ -419,7 +403,7 @@ impl Admit {
         let mut views: Vec<Option<RequestView>> = self.items.iter().map(|_| None).collect();
         for index in prepared.order {
             let (Some(spec), Some(id)) = (self.items.get(index), ids.get(index).copied()) else { continue };
-            let Some(tenant) = prepared.tenants.get(&spec.tenant) else { continue };
+            let Some(tenant) = facts.tenants.get(&spec.tenant).map(|t| t.id) else { continue };
             let prerequisites = prepared.prerequisites.get(index).map(Vec::as_slice).unwrap_or_default();
             let on = |p: &Prerequisite| match p {
                 Prerequisite::Item(i) => ids.get(*i).copied(),
@@ -428,28 +412,47 @@ impl Admit {
             let depends_on: Vec<RequestId> = prerequisites.iter().filter_map(on).collect::<BTreeSet<_>>().into_iter().collect();
             let done = |p: &Prerequisite| matches!(p, Prerequisite::Stored(_, State::Completed));
             let must_wait = !prerequisites.iter().all(done);
+            writes.dependencies.extend(depends_on.iter().map(|p| vec![id.into(), (*p).into()]));
+            let label = |(name, value): (&String, &String)| vec![id.into(), name.as_str().into(), value.as_str().into()];
+            writes.labels.extend(spec.labels.iter().map(label));
             let admission = Admission {
                 id,
-                tenant: tenant.id,
+                tenant,
                 spec: spec.clone(),
                 regions: prepared.regions.get(index).cloned().unwrap_or_default(),
-                depends_on: depends_on.clone(),
+                depends_on,
                 must_wait,
                 retry_of: self.retry_of,
                 actor: self.actor.clone(),
             };
             let (run, events) = Run::admit(admission, now);
             let due = if must_wait { Timestamp::NEVER } else { now };
-            let loaded = save::insert(tx, run, &spec.tenant, events, due, now, &mut chance).await?;
-            let depends: Vec<_> = depends_on.iter().map(|p| vec![id.into(), (*p).into()]).collect();
-            tx.batch(&DEPEND, &depends).await?;
-            let labels: Vec<_> = spec.labels.iter().map(|(k, v)| vec![id.into(), k.as_str().into(), v.as_str().into()]).collect();
-            tx.batch(&LABEL, &labels).await?;
+            let loaded = save::insert(writes, run, &spec.tenant, events, due, now, &mut chance)?;
+            facts.note(spec, id);
             if let Some(view) = views.get_mut(index) {
                 *view = Some(RequestView::of(loaded, now));
             }
         }
-        Ok(views.into_iter().flatten().collect())
+        let views: Vec<RequestView> = views.into_iter().flatten().collect();
+        self.remember(facts, &views, writes, now)?;
+        Ok(views)
+    }
+
+    fn remember(&self, facts: &mut Facts, views: &[RequestView], writes: &mut Writes, now: Timestamp) -> Result<(), OpError> {
+        let Some(key) = self.idempotency.as_ref().filter(|_| !mutant::on(Mutant::NoIdempotency)) else { return Ok(()) };
+        let ids: Vec<RequestId> = views.iter().map(|v| v.run.id).collect();
+        // The tenant's id and not its name, which another tenant may have one day (H26).
+        let scope = facts.tenants.get(self.scope()).map_or_else(|| self.scope().to_owned(), |t| t.id.to_string());
+        writes.keys.push(vec![
+            scope.into(),
+            key.route.as_str().into(),
+            key.key.as_str().into(),
+            key.fingerprint.as_str().into(),
+            to_json(&ids)?.into(),
+            now.0.into(),
+        ]);
+        facts.remember(self, Remembered { fingerprint: key.fingerprint.clone(), views: views.to_vec() });
+        Ok(())
     }
 }
 
@@ -483,19 +486,6 @@ fn regions(spec: &Spec, clusters: &Clusters) -> Vec<String> {
         }
     }
     regions
-}
-
-fn tenant_row(row: &Row) -> Result<TenantRow, OpError> {
-    let spec: TenantSpec = row.json(1)?;
-    let amounts = Amounts { cpu: row.int(2)?, memory_gb: row.int(3)?, storage_gb: row.int(4)? };
-    let requests = [
-        (Kind::Vps, row.int(5)?),
-        (Kind::KubernetesNamespace, row.int(6)?),
-        (Kind::Environment, row.int(7)?),
-        (Kind::Managed, row.int(8)?),
-    ];
-    let used = Usage { amounts, requests: requests.into_iter().collect() };
-    Ok(TenantRow { id: row.id(0)?, limits: spec.quota, used })
 }
 
 /// A prerequisite outside the batch: a live request of the tenant, by id or by name (H24).

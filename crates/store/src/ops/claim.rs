@@ -1,5 +1,6 @@
 //! Taking due work under a lease: first what is already begun, then the queue, fairly (SPEC 6).
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use provisor_core::chance::SplitMix;
@@ -8,14 +9,16 @@ use provisor_core::mutant::{self, Mutant};
 use provisor_core::placement::Choice;
 use provisor_core::run::{Command, Moment, RUN_VERSION};
 use provisor_core::workflow::Call;
-use provisor_core::{RequestId, Run, Span, Timestamp};
+use provisor_core::{RequestId, Run, Span, TenantId, Timestamp};
 use tracing::error;
 
 use super::place::{Clusters, Placed};
-use super::save::{self, Context, Lease, Loaded};
+use super::save::{self, Context, Lease, Loaded, columns};
 use super::settle;
+use super::writes::Writes;
 use crate::op::{Mode, Op, OpError};
-use crate::tx::{Stmt, Tx, both, each};
+use crate::tx::{Query, Stmt, Tx, both, each, many};
+use crate::value::Row;
 
 /// Takes a batch of due work.
 pub struct Claim {
@@ -55,47 +58,72 @@ pub struct Batch {
 macro_rules! due {
     ($tail:literal) => {
         concat!(
-            "select id from request where state <> 'queued' and due_at <= ?1 and due_at < 9223372036854775807 order by due_at",
+            "select ",
+            columns!(" from request r left join tenant t on t.id = r.tenant"),
+            " where r.state <> 'queued' and r.due_at <= ?1 and r.due_at < 9223372036854775807 order by r.due_at",
             $tail
         )
     };
 }
-const DUE: Stmt = each(due!(" limit ?2"), due!(", id limit ?2 for update skip locked"));
+const DUE: Stmt = each(due!(" limit ?2"), due!(", r.id limit ?2 for update of r skip locked"));
 const NEXT_DUE: Stmt = both("select min(due_at) from request where state <> 'queued' and due_at < 9223372036854775807");
 // A request whose time in the queue is over is looked at even where its tenant has no slot left (H16).
 macro_rules! expired {
     ($tail:literal) => {
-        concat!("select id from request where state = 'queued' and queue_until <= ?1 order by queue_until limit ?2", $tail)
+        concat!(
+            "select ",
+            columns!(" from request r left join tenant t on t.id = r.tenant"),
+            " where r.state = 'queued' and r.queue_until <= ?1 order by r.queue_until limit ?2",
+            $tail
+        )
     };
 }
-const EXPIRED: Stmt = each(expired!(""), expired!(" for update skip locked"));
+const EXPIRED: Stmt = each(expired!(""), expired!(" for update of r skip locked"));
 const NEXT_EXPIRED: Stmt = both("select min(queue_until) from request where state = 'queued' and queue_until > 0");
 // A tenant may have up to its limit in work; whose turn was longest ago comes first.
 macro_rules! tenants {
     ($tail:literal) => {
         concat!(
-            "select t.id from tenant t where t.in_work < t.max_concurrent and exists \
+            "select t.id, t.max_concurrent - t.in_work, (select max(last_claimed) from tenant) from tenant t \
+     where t.in_work < t.max_concurrent and exists \
      (select 1 from request r where r.tenant = t.id and r.state = 'queued' and r.due_at <= ?1) order by t.last_claimed",
             $tail
         )
     };
 }
 const TENANTS: Stmt = each(tenants!(" limit ?2"), tenants!(", t.id limit ?2 for update of t skip locked"));
-macro_rules! head {
-    ($tail:literal) => {
+// The first of a tenant's queue, and how many of their prerequisites are open. ?1 tenant, ?2 how many, ?3 now.
+macro_rules! heads {
+    ($tenant:literal, $now:literal, $most:literal, $tail:literal) => {
         concat!(
-            "select id from request where tenant = ?1 and state = 'queued' and due_at <= ?2 order by due_at, id limit 1",
+            "select ",
+            columns!(
+                ", r.tenant, (select count(*) from dependency d join request p on p.id = d.prerequisite \
+                 where d.request = r.id and p.state <> 'completed')"
+            ),
+            " from request r left join tenant t on t.id = r.tenant where r.tenant = ",
+            $tenant,
+            " and r.state = 'queued' and r.due_at <= ",
+            $now,
+            " order by r.due_at, r.id limit ",
+            $most,
             $tail
         )
     };
 }
-const HEAD: Stmt = each(head!(""), head!(" for update skip locked"));
-const TURN: Stmt = both("update tenant set last_claimed = (select max(last_claimed) + 1 from tenant) where id = ?1");
-const ROOM: Stmt = both("select max_concurrent - in_work from tenant where id = ?1");
+const HEADS: Stmt = many(
+    heads!("?1", "?3", "?2", ""),
+    concat!(
+        "select h.* from unnest(?1::text[], ?2::bigint[], ?3::bigint[]) as n (tenant, most, now) cross join lateral (",
+        heads!("n.tenant", "n.now", "n.most", " for update of r skip locked"),
+        ") as h"
+    ),
+);
 const POSTPONE: Stmt =
     both("update request set due_at = ?2, queue_until = case when queue_until < ?2 then ?2 else queue_until end where id = ?1");
-const PREREQUISITES: Stmt = both(
-    "select count(*), min(case when p.state in ('failed', 'rolling_back', 'rolled_back') then p.id end) \
+// One that has ended without completing.
+const ENDED: Stmt = both(
+    "select min(case when p.state in ('failed', 'rolling_back', 'rolled_back') then p.id end) \
      from dependency d join request p on p.id = d.prerequisite where d.request = ?1 and p.state <> 'completed'",
 );
 const NEXT_QUEUED: Stmt = both(
@@ -104,7 +132,7 @@ const NEXT_QUEUED: Stmt = both(
 );
 
 pub(crate) const STATEMENTS: &[&Stmt] =
-    &[&DUE, &NEXT_DUE, &EXPIRED, &NEXT_EXPIRED, &TENANTS, &HEAD, &TURN, &ROOM, &POSTPONE, &PREREQUISITES, &NEXT_QUEUED];
+    &[&DUE, &NEXT_DUE, &EXPIRED, &NEXT_EXPIRED, &TENANTS, &HEADS, &POSTPONE, &ENDED, &NEXT_QUEUED];
 
 /// What cannot be placed is looked at again after this, longer the longer it has waited.
 const LOOK_AGAIN: Span = Span::seconds(1);
@@ -128,179 +156,253 @@ impl Op for Claim {
 
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Batch, OpError> {
         let now = tx.now().await?;
-        let mut batch = Batch { claimed: Vec::new(), taken: 0, busy: false, next_due: Timestamp::NEVER };
+        let batch = Batch { claimed: Vec::new(), taken: 0, busy: false, next_due: Timestamp::NEVER };
+        let mut taking = Taking { claim: self, tx, now, writes: Writes::default(), clusters: None, batch };
         // Boxed, as it holds several documents.
-        Box::pin(self.take_due(tx, now, &mut batch)).await?;
-        self.end_expired(tx, now, &mut batch).await?;
-        self.take_queued(tx, now, &mut batch).await?;
-        for rows in tx.several(&[(&NEXT_DUE, vec![]), (&NEXT_EXPIRED, vec![]), (&NEXT_QUEUED, vec![])]).await? {
-            let due = rows.first().map_or(Ok(None), |r| r.opt_int(0))?;
-            batch.next_due = batch.next_due.min(due.map_or(Timestamp::NEVER, Timestamp));
-        }
-        Ok(batch)
+        Box::pin(taking.take()).await?;
+        Ok(taking.batch)
     }
 }
 
-/// Loads what this release can work on. A document of a newer release (H43) or a damaged one is put off
-/// instead of failing the claim, which would stop all others, too.
-async fn load(tx: &mut Tx<'_>, id: RequestId, now: Timestamp) -> Result<Option<Loaded>, OpError> {
-    let found = save::load(tx, id).await;
-    readable(tx, id, found, now).await
-}
-
-async fn readable(
-    tx: &mut Tx<'_>,
-    id: RequestId,
-    found: Result<Option<Loaded>, OpError>,
+/// A claim at work: what it has decided is written together at its end.
+struct Taking<'t, 'a> {
+    claim: &'t Claim,
+    tx: &'t mut Tx<'a>,
     now: Timestamp,
-) -> Result<Option<Loaded>, OpError> {
-    let reason = match found {
-        Ok(Some(loaded)) if loaded.run.version > RUN_VERSION => format!("it is of version {}", loaded.run.version),
-        Err(OpError::Corrupt(reason)) => reason,
-        other => return other,
-    };
-    error!(request = %id, reason, "the request cannot be worked on by this release; it is looked at again later");
-    tx.send(&POSTPONE, &[id.into(), now.plus(UNREADABLE_AGAIN).0.into()]).await?;
-    Ok(None)
+    writes: Writes,
+    /// Locked and read once there is something to place; they count what was placed since.
+    clusters: Option<Clusters>,
+    batch: Batch,
 }
 
-impl Claim {
-    async fn take_due(&self, tx: &mut Tx<'_>, now: Timestamp, batch: &mut Batch) -> Result<(), OpError> {
-        let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
-        let due = tx.rows(&DUE, &[now.0.into(), limit.into()]).await?;
-        let ids = due.iter().map(|row| row.id(0)).collect::<Result<Vec<RequestId>, _>>()?;
-        // All at once: what is due is not queued, so none of them is changed by what becomes of another.
-        for (id, found) in ids.iter().zip(save::load_all(tx, &ids).await?) {
-            let Some(loaded) = readable(tx, *id, found, now).await? else { continue };
-            // Boxed, as it holds several documents, and everything around it would be as large.
-            Box::pin(self.lead(tx, loaded, now, Vec::new(), batch)).await?;
+/// A tenant whose turn it is, or will be.
+struct Queue {
+    tenant: TenantId,
+    room: i64,
+    heads: VecDeque<Row>,
+    /// There may be more than were read.
+    more: bool,
+}
+
+/// What became of a turn.
+enum Turn {
+    /// It goes on behind the others.
+    Over,
+    /// It has nothing more.
+    Empty,
+}
+
+impl Taking<'_, '_> {
+    async fn take(&mut self) -> Result<(), OpError> {
+        let limit = count(self.claim.limit);
+        let begun = self.tx.several(vec![
+            Query::new(&DUE, vec![self.now.0.into(), limit.into()]),
+            Query::new(&EXPIRED, vec![self.now.0.into(), EXPIRED_AT_MOST.into()]),
+            self.tenants(limit),
+        ]);
+        let begun = begun.await?;
+        let [due, expired, tenants] = begun.as_slice() else { return Err(OpError::Corrupt("three answers".to_owned())) };
+        for row in due {
+            let Some(loaded) = self.readable(row).await? else { continue };
+            // Boxed, as it holds a document, and everything around it would be as large.
+            Box::pin(self.lead(loaded, Vec::new())).await?;
+        }
+        for row in expired {
+            let Some(loaded) = self.readable(row).await? else { continue };
+            self.end_expired(loaded)?;
+        }
+        // Whatever was done until now may have taken or freed slots: then they are asked for again.
+        let tenants = if self.batch.busy { None } else { Some(tenants.clone()) };
+        self.take_queued(tenants).await?;
+        let context = &self.claim.context;
+        save::finish(self.tx, context, std::mem::take(&mut self.writes), self.now).await?;
+        let next = [&NEXT_DUE, &NEXT_EXPIRED, &NEXT_QUEUED].map(|stmt| Query::new(stmt, vec![]));
+        for rows in self.tx.several(next.into()).await? {
+            let due = rows.first().map_or(Ok(None), |r| r.opt_int(0))?;
+            self.batch.next_due = self.batch.next_due.min(due.map_or(Timestamp::NEVER, Timestamp));
         }
         Ok(())
+    }
+
+    fn tenants(&self, wanted: i64) -> Query {
+        Query::new(&TENANTS, vec![self.now.0.into(), wanted.into()])
+    }
+
+    /// What this release can work on. A document of a newer release (H43) or a damaged one is put off
+    /// instead of failing the claim, which would stop all others, too.
+    async fn readable(&mut self, row: &Row) -> Result<Option<Loaded>, OpError> {
+        let reason = match save::loaded(row) {
+            Ok(loaded) if loaded.run.version > RUN_VERSION => format!("it is of version {}", loaded.run.version),
+            Err(OpError::Corrupt(reason)) => reason,
+            other => return other.map(Some),
+        };
+        let id: RequestId = row.id(8)?;
+        error!(request = %id, reason, "the request cannot be worked on by this release; it is looked at again later");
+        self.tx.send(&POSTPONE, &[id.into(), self.now.plus(UNREADABLE_AGAIN).0.into()]).await?;
+        Ok(None)
     }
 
     /// Decides what is next for a request under a new generation; keeps the lease only where there is
-    /// something to do.
-    async fn lead(
-        &self,
-        tx: &mut Tx<'_>,
-        mut loaded: Loaded,
-        now: Timestamp,
-        mut events: Vec<Event>,
-        batch: &mut Batch,
-    ) -> Result<(), OpError> {
+    /// something to do. Answers whether it is in work then.
+    async fn lead(&mut self, mut loaded: Loaded, mut events: Vec<Event>) -> Result<bool, OpError> {
         loaded.generation += 1;
-        let generation = loaded.generation;
-        let mut chance = SplitMix::new((self.context.seeds)());
-        let mut moment = self.context.moment(now, generation, &mut chance, &mut events, None);
-        let directive = settle::advance(tx, &mut loaded.run, &mut moment).await?;
+        let (claim, generation) = (self.claim, loaded.generation);
+        let mut chance = SplitMix::new((claim.context.seeds)());
+        let mut moment = claim.context.moment(self.now, generation, &mut chance, &mut events, None);
+        let attempts = loaded.run.attempts.len();
+        let directive = settle::advance(self.tx, &mut self.writes, &mut loaded.run, &mut moment).await?;
+        if loaded.run.attempts.len() != attempts {
+            // It was given room that ours do not know of.
+            self.clusters = None;
+        }
         let idle = directive.calls.is_empty();
-        let lease = if idle { Lease::Free(directive.wake_at) } else { Lease::Held(&self.worker, now.plus(self.context.lease)) };
+        let until = self.now.plus(claim.context.lease);
+        let lease = if idle { Lease::Free(directive.wake_at) } else { Lease::Held(&claim.worker, until) };
         for event in &mut events {
-            event.actor.get_or_insert_with(|| Actor::worker(&self.worker));
+            event.actor.get_or_insert_with(|| Actor::worker(&claim.worker));
         }
-        let kept = save::save(tx, &self.context, loaded, events, lease, now, &mut chance).await?;
-        batch.busy = true;
-        batch.taken += 1;
+        let kept = save::keep(&mut self.writes, loaded, events, lease, self.now, &mut chance)?;
+        self.batch.busy = true;
+        self.batch.taken += 1;
+        let in_work = kept.run.is_in_work();
         if !idle {
-            batch.claimed.push(Claimed { run: kept.run, generation, calls: directive.calls, wake_at: directive.wake_at });
+            self.batch.claimed.push(Claimed { run: kept.run, generation, calls: directive.calls, wake_at: directive.wake_at });
         }
+        Ok(in_work)
+    }
+
+    fn end_expired(&mut self, mut loaded: Loaded) -> Result<(), OpError> {
+        let mut events = Vec::new();
+        let mut chance = SplitMix::new((self.claim.context.seeds)());
+        let actor = Some(Actor::system("queue"));
+        let mut moment = self.claim.context.moment(self.now, loaded.generation, &mut chance, &mut events, actor);
+        // The state was read in this transaction, so it cannot refuse.
+        let _ = loaded.run.command(Command::QueueTimeout, &mut moment);
+        save::keep(&mut self.writes, loaded, events, Lease::Free(self.now), self.now, &mut chance)?;
+        self.batch.busy = true;
         Ok(())
     }
 
-    async fn end_expired(&self, tx: &mut Tx<'_>, now: Timestamp, batch: &mut Batch) -> Result<(), OpError> {
-        for row in tx.rows(&EXPIRED, &[now.0.into(), EXPIRED_AT_MOST.into()]).await? {
-            let Some(mut loaded) = load(tx, row.id(0)?, now).await? else { continue };
-            let mut events = Vec::new();
-            let mut chance = SplitMix::new((self.context.seeds)());
-            let actor = Some(Actor::system("queue"));
-            let mut moment = self.context.moment(now, loaded.generation, &mut chance, &mut events, actor);
-            // The state was read in this transaction, so it cannot refuse.
-            let _ = loaded.run.command(Command::QueueTimeout, &mut moment);
-            save::save(tx, &self.context, loaded, events, Lease::Free(now), now, &mut chance).await?;
-            batch.busy = true;
-        }
-        Ok(())
-    }
-
-    async fn take_queued(&self, tx: &mut Tx<'_>, now: Timestamp, batch: &mut Batch) -> Result<(), OpError> {
-        let mut clusters: Option<Clusters> = None;
+    /// Takes from the queues, tenant after tenant (H19).
+    async fn take_queued(&mut self, mut known: Option<Vec<Row>>) -> Result<(), OpError> {
         let mut passed_by = 0;
-        while batch.taken < self.limit && passed_by < PASSED_BY_AT_MOST {
-            let wanted = i64::try_from(self.limit - batch.taken).unwrap_or(i64::MAX);
-            let tenants = tx.rows(&TENANTS, &[now.0.into(), wanted.into()]).await?;
-            if tenants.is_empty() {
-                return Ok(());
-            }
-            let before = (batch.taken, passed_by);
-            for tenant in tenants {
-                if batch.taken >= self.limit {
+        while self.batch.taken < self.claim.limit && passed_by < PASSED_BY_AT_MOST {
+            self.writes.flush(self.tx).await?;
+            let wanted = count(self.claim.limit - self.batch.taken);
+            let tenants = match known.take() {
+                Some(known) => known,
+                None => self.tx.several(vec![self.tenants(wanted)]).await?.into_iter().flatten().collect(),
+            };
+            // Beyond those that were read others may be next.
+            let all_of_them = count(tenants.len()) < wanted;
+            let mut last_turn = tenants.first().map_or(Ok(0), |row| row.int(2))?;
+            let mut queues = self.queues(&tenants, wanted).await?;
+            let before = (self.batch.taken, passed_by);
+            while let Some(mut queue) = queues.pop_front() {
+                if self.batch.taken >= self.claim.limit || passed_by >= PASSED_BY_AT_MOST {
                     break;
                 }
-                let clusters = match &mut clusters {
-                    Some(clusters) => clusters,
-                    none => none.insert(Clusters::locked(tx, self.context.planner.as_ref()).await?),
-                };
-                passed_by += self.take_turn(tx, tenant.text(0)?, clusters, now, batch).await?;
+                match self.take_turn(&mut queue, &mut passed_by).await? {
+                    Turn::Over => {
+                        last_turn += 1;
+                        self.writes.had_turn(queue.tenant, last_turn);
+                        if all_of_them {
+                            queues.push_back(queue);
+                        }
+                    }
+                    Turn::Empty => {}
+                }
             }
             // Others have all that is due: they hold it locked.
-            if before == (batch.taken, passed_by) {
+            if before == (self.batch.taken, passed_by) {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// One turn of a tenant: its next request that can start. Answers how many it passed by.
-    async fn take_turn(
-        &self,
-        tx: &mut Tx<'_>,
-        tenant: &str,
-        clusters: &mut Clusters,
-        now: Timestamp,
-        batch: &mut Batch,
-    ) -> Result<usize, OpError> {
-        let first = tx.several(&[(&ROOM, vec![tenant.into()]), (&HEAD, vec![tenant.into(), now.0.into()])]).await?;
-        let [room, first] = first.as_slice() else { return Ok(0) };
-        if room.first().map_or(Ok(0), |r| r.int(0))? <= 0 {
-            return Ok(0);
+    /// The heads of the tenants' queues, so many that enough can be taken where all have some.
+    async fn queues(&mut self, tenants: &[Row], wanted: i64) -> Result<VecDeque<Queue>, OpError> {
+        if tenants.is_empty() {
+            return Ok(VecDeque::new());
         }
-        for passed_by in 0..PASSED_BY_IN_A_TURN {
-            let head = match passed_by {
-                0 => first.first().cloned(),
-                _ => tx.row(&HEAD, &[tenant.into(), now.0.into()]).await?,
-            };
-            let Some(head) = head else { return Ok(passed_by) };
-            // Boxed for the same reason.
-            if Box::pin(self.start(tx, head.id(0)?, clusters, now, batch)).await? {
-                tx.send(&TURN, &[tenant.into()]).await?;
-                return Ok(passed_by);
-            }
+        let most = count(usize::try_from(wanted).unwrap_or(usize::MAX).div_ceil(tenants.len()));
+        let (mut queues, mut rows) = (VecDeque::with_capacity(tenants.len()), Vec::with_capacity(tenants.len()));
+        for row in tenants {
+            let (tenant, room) = (row.id(0)?, row.int(1)?);
+            queues.push_back(Queue { tenant, room, heads: VecDeque::new(), more: false });
+            rows.push(vec![tenant.into(), most.into(), self.now.0.into()]);
         }
-        tx.send(&TURN, &[tenant.into()]).await?;
-        Ok(PASSED_BY_IN_A_TURN)
+        let mut queries = vec![Query::each(&HEADS, rows)];
+        if self.clusters.is_none() {
+            queries.extend(Clusters::locking(self.now));
+        }
+        let mut answers = self.tx.several(queries).await?.into_iter();
+        let mut heads: BTreeMap<TenantId, VecDeque<Row>> = BTreeMap::new();
+        for row in answers.next().unwrap_or_default() {
+            heads.entry(row.id(9)?).or_default().push_back(row);
+        }
+        let rest: Vec<Vec<Row>> = answers.collect();
+        if !rest.is_empty() {
+            self.clusters = Some(Clusters::answered(&rest, self.claim.context.planner.as_ref())?);
+        }
+        for queue in &mut queues {
+            queue.heads = heads.remove(&queue.tenant).unwrap_or_default();
+            queue.more = count(queue.heads.len()) >= most;
+        }
+        Ok(queues)
     }
 
-    /// Starts the first attempt of a queued request, or notes what it waits for.
-    async fn start(
-        &self,
-        tx: &mut Tx<'_>,
-        id: RequestId,
-        clusters: &mut Clusters,
-        now: Timestamp,
-        batch: &mut Batch,
-    ) -> Result<bool, OpError> {
-        let answers = tx.several(&[save::loading(id), (&PREREQUISITES, vec![id.into()])]).await?;
-        let [row, prerequisites] = answers.as_slice() else { return Ok(false) };
-        let Some(mut loaded) = readable(tx, id, save::loaded_from(row), now).await? else { return Ok(false) };
+    /// What was read of a queue is used up: what was decided on it is written, then it is read again.
+    async fn read_on(&mut self, queue: &mut Queue) -> Result<(), OpError> {
+        self.writes.flush(self.tx).await?;
+        let most = count(PASSED_BY_IN_A_TURN);
+        let rows = self.tx.rows_of(&HEADS, vec![vec![queue.tenant.into(), most.into(), self.now.0.into()]]).await?;
+        queue.more = rows.len() >= PASSED_BY_IN_A_TURN;
+        queue.heads = rows.into();
+        Ok(())
+    }
+
+    /// One turn of a tenant: its next request that can start.
+    async fn take_turn(&mut self, queue: &mut Queue, passed_by: &mut usize) -> Result<Turn, OpError> {
+        if queue.room <= 0 {
+            return Ok(Turn::Empty);
+        }
+        for _ in 0..PASSED_BY_IN_A_TURN {
+            if queue.heads.is_empty() && queue.more {
+                self.read_on(queue).await?;
+            }
+            let Some(head) = queue.heads.pop_front() else { return Ok(Turn::Empty) };
+            // Boxed for the same reason.
+            if let Some(in_work) = Box::pin(self.start(&head)).await? {
+                queue.room -= i64::from(in_work);
+                return Ok(Turn::Over);
+            }
+            *passed_by += 1;
+        }
+        Ok(Turn::Over)
+    }
+
+    /// Starts the first attempt of a queued request and answers whether it is in work then; or notes what it waits for.
+    async fn start(&mut self, row: &Row) -> Result<Option<bool>, OpError> {
+        let Some(mut loaded) = self.readable(row).await? else { return Ok(None) };
+        let open = if mutant::on(Mutant::NoPrerequisites) { 0 } else { row.int(10)? };
+        let ended = if open > 0 { self.tx.row(&ENDED, &[loaded.run.id.into()]).await? } else { None };
+        let ended: Option<RequestId> = match ended.map(|r| r.opt_text(0).map(|id| id.map(str::parse))).transpose()?.flatten() {
+            Some(Ok(id)) => Some(id),
+            _ => None,
+        };
+        if self.clusters.is_none() {
+            self.writes.flush(self.tx).await?;
+            self.clusters = Some(Clusters::locked(self.tx, self.claim.context.planner.as_ref()).await?);
+        }
+        let Some(clusters) = &mut self.clusters else { return Ok(None) };
+        let (now, context) = (self.now, &self.claim.context);
         let mut events = Vec::new();
-        let mut chance = SplitMix::new((self.context.seeds)());
-        let prerequisites = prerequisites.first();
-        let open = prerequisites.map_or(Ok(0), |r| r.int(0))?;
-        let ended = prerequisites.map_or(Ok(None), |r| r.opt_text(1))?.map(str::parse::<RequestId>);
+        let mut chance = SplitMix::new((context.seeds)());
         let actor = Some(Actor::system("queue"));
-        let mut moment = self.context.moment(now, loaded.generation + 1, &mut chance, &mut events, actor);
-        let open = if mutant::on(Mutant::NoPrerequisites) { 0 } else { open };
-        let due = if let Some(Ok(prerequisite)) = ended {
+        let mut moment = context.moment(now, loaded.generation + 1, &mut chance, &mut events, actor);
+        let due = if let Some(prerequisite) = ended {
             // It is told when a prerequisite ends, unless it could not be read then (H24). Queued, it cannot refuse.
             let _ = loaded.run.command(Command::DependencyEnded { prerequisite }, &mut moment);
             now
@@ -311,8 +413,7 @@ impl Claim {
             match clusters.place(&mut loaded.run, &mut moment) {
                 Placed::Launched => {
                     moment.actor = None;
-                    self.lead(tx, loaded, now, events, batch).await?;
-                    return Ok(true);
+                    return Box::pin(self.lead(loaded, events)).await.map(Some);
                 }
                 Placed::Refused(failure) => {
                     loaded.run.give_up(failure, &mut moment);
@@ -321,10 +422,14 @@ impl Claim {
                 Placed::Not(choice) => now.plus(await_place(&mut loaded.run, choice, &mut moment)),
             }
         };
-        save::save(tx, &self.context, loaded, events, Lease::Free(due), now, &mut chance).await?;
-        batch.busy = true;
-        Ok(false)
+        save::keep(&mut self.writes, loaded, events, Lease::Free(due), now, &mut chance)?;
+        self.batch.busy = true;
+        Ok(None)
     }
+}
+
+fn count(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 /// Notes why no cluster takes it, and answers after how long to look again. What nothing can ever take any

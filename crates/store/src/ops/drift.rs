@@ -57,7 +57,7 @@ impl Op for NoteDrift {
                 }
             }
         }
-        tx.batch(&FOUND, &found).await?;
+        tx.batch(&FOUND, found).await?;
         let mut gone: BTreeMap<RequestId, Vec<String>> = BTreeMap::new();
         for id in &missing {
             let Some(row) = tx.row(&MISS, &[(*id).into()]).await? else { continue };

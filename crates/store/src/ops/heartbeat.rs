@@ -8,7 +8,7 @@ use provisor_core::{RequestId, Timestamp};
 
 use super::save::Context;
 use crate::op::{Mode, Op, OpError};
-use crate::tx::{Stmt, Tx, both};
+use crate::tx::{Query, Stmt, Tx, both};
 use crate::value::Val;
 
 /// Extends the leases that a worker knows of. One that it does not name runs out, and the request is taken
@@ -56,13 +56,13 @@ impl Op for KeepLeases {
         let mut kept = Vec::with_capacity(self.leases.len());
         let extend = |(id, generation): &(RequestId, i64)| {
             let values = vec![(*id).into(), (*generation).into(), self.worker.as_str().into(), until.0.into()];
-            (&EXTEND, values)
+            Query::new(&EXTEND, values)
         };
-        let extended: Vec<(&'static Stmt, Vec<Val>)> = self.leases.iter().map(extend).collect();
+        let extended = self.leases.iter().map(extend).collect();
         if mutant::on(Mutant::BlindHeartbeat) {
             tx.exec(&EXTEND_ALL, &[self.worker.as_str().into(), until.0.into()]).await?;
         }
-        for ((id, generation), rows) in self.leases.iter().zip(tx.several(&extended).await?) {
+        for ((id, generation), rows) in self.leases.iter().zip(tx.several(extended).await?) {
             if let Some(row) = rows.first() {
                 kept.push(Kept { id: *id, generation: *generation, attention: row.int(0)? != 0 });
             }
@@ -128,7 +128,7 @@ impl Op for HandBack {
             .iter()
             .map(|(id, generation)| vec![(*id).into(), (*generation).into(), now.0.into(), self.worker.as_str().into()])
             .collect();
-        tx.batch(&HAND_BACK, &rows).await
+        tx.batch(&HAND_BACK, rows).await
     }
 }
 

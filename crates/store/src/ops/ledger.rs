@@ -160,7 +160,7 @@ impl Op for MarkSeenClosed {
             }
         }
         let unseen: Vec<_> = self.unseen.iter().take(LIST_LIMIT).map(|id| vec![(*id).into()]).collect();
-        tx.batch(&UNSEEN, &unseen).await?;
+        tx.batch(&UNSEEN, unseen).await?;
         Ok(counts)
     }
 }

@@ -16,7 +16,7 @@ use provisor_core::{EventId, Kind, RequestId, State, TenantId, Timestamp};
 
 use super::log_row::{self, Standing, columns};
 use crate::op::{Mode, Op, OpError};
-use crate::tx::{Stmt, Tx, both, each};
+use crate::tx::{Query, Stmt, Tx, both, each};
 use crate::value::{Row, Val};
 
 /// The lower part of a position counts within an epoch, the upper part counts the epochs: each restore of the store
@@ -288,9 +288,11 @@ pub(crate) async fn is_behind(tx: &mut Tx<'_>) -> Result<bool, OpError> {
 
 /// Gives a place in the feed to all that is visible and has none.
 pub(crate) async fn catch_up(tx: &mut Tx<'_>) -> Result<(), OpError> {
-    tx.rows(&LOCK_FEED, &[]).await?;
+    let mut queries = vec![Query::new(&LOCK_FEED, vec![])];
     loop {
-        let placed = tx.row(&PLACE, &[PLACED_AT_ONCE.into()]).await?.map_or(Ok(0), |row| row.int(0))?;
+        queries.push(Query::new(&PLACE, vec![PLACED_AT_ONCE.into()]));
+        let answers = tx.several(std::mem::take(&mut queries)).await?;
+        let placed = answers.last().and_then(|rows| rows.first()).map_or(Ok(0), |row| row.int(0))?;
         if placed < PLACED_AT_ONCE {
             return Ok(());
         }

@@ -17,8 +17,8 @@ use provisor_core::{Class, ClusterId, Failure, RequestId, Run, Span, Spec, Times
 use serde::Deserialize;
 
 use crate::op::OpError;
-use crate::tx::{Stmt, Tx, both, each};
-use crate::value::{Row, Val};
+use crate::tx::{Query, Stmt, Tx, both, each};
+use crate::value::Row;
 
 const CLUSTERS: Stmt = both(
     "select id, spec, health, draining, identity, reserved_cpu + used_cpu, reserved_memory + used_memory, \
@@ -69,34 +69,43 @@ pub(crate) enum Placed {
 }
 
 /// The question who has waited long.
-fn elders(now: Timestamp) -> (&'static Stmt, Vec<Val>) {
-    (&ELDERS, vec![now.0.saturating_sub(KEPT_AFTER.0).into(), ELDERS_AT_MOST.into()])
+fn elders(now: Timestamp) -> Query {
+    Query::new(&ELDERS, vec![now.0.saturating_sub(KEPT_AFTER.0).into(), ELDERS_AT_MOST.into()])
 }
 
 impl Clusters {
     /// Locks them all, for who is going to place, and reads them.
     pub(crate) async fn locked(tx: &mut Tx<'_>, planner: &dyn Planner) -> Result<Self, OpError> {
-        let elders = elders(tx.now().await?);
-        let answers = tx.several(&[(&LOCK, vec![]), (&CLUSTERS, vec![]), elders]).await?;
-        let [_, clusters, elders] = answers.as_slice() else { return Err(OpError::Corrupt("three answers".to_owned())) };
+        let queries = Self::locking(tx.now().await?);
+        Self::answered(&tx.several(queries.into()).await?, planner)
+    }
+
+    /// The questions of [`Self::locked`], to be asked together with others.
+    pub(crate) fn locking(now: Timestamp) -> [Query; 3] {
+        [Query::new(&LOCK, vec![]), Query::new(&CLUSTERS, vec![]), elders(now)]
+    }
+
+    /// Their answers.
+    pub(crate) fn answered(answers: &[Vec<Row>], planner: &dyn Planner) -> Result<Self, OpError> {
+        let [_, clusters, elders] = answers else { return Err(OpError::Corrupt("three answers".to_owned())) };
         Ok(Self::of(clusters)?.keeping(elders, planner))
     }
 
     /// The same without the lock.
     pub(crate) async fn load(tx: &mut Tx<'_>, planner: &dyn Planner) -> Result<Self, OpError> {
         let elders = elders(tx.now().await?);
-        let answers = tx.several(&[(&CLUSTERS, vec![]), elders]).await?;
+        let answers = tx.several(vec![Query::new(&CLUSTERS, vec![]), elders]).await?;
         let [clusters, elders] = answers.as_slice() else { return Err(OpError::Corrupt("two answers".to_owned())) };
         Ok(Self::of(clusters)?.keeping(elders, planner))
     }
 
-    /// Reads them all, without what is kept for others.
-    pub(crate) async fn read(tx: &mut Tx<'_>) -> Result<Self, OpError> {
-        Self::of(&tx.rows(&CLUSTERS, &[]).await?)
+    /// The question for them all, without what is kept for others.
+    pub(crate) fn reading() -> Query {
+        Query::new(&CLUSTERS, vec![])
     }
 
-    /// There are tens or hundreds, not millions.
-    fn of(rows: &[Row]) -> Result<Self, OpError> {
+    /// Its answer. There are tens or hundreds, not millions.
+    pub(crate) fn of(rows: &[Row]) -> Result<Self, OpError> {
         let mut found = Self { candidates: Vec::new(), identities: BTreeMap::new(), kept: Vec::new() };
         for row in rows {
             let id: ClusterId = row.id(0)?;

@@ -1,7 +1,7 @@
 //! Loading and keeping a run: the one place where a request's row, its ledger, its events, its holdings
 //! and those who wait for it change together.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -12,12 +12,13 @@ use provisor_core::mutant::{self, Mutant};
 use provisor_core::quota::Amounts;
 use provisor_core::run::{AttemptState, Command, Moment, RUN_VERSION, Row as LedgerRow};
 use provisor_core::workflow::plan::Planner;
-use provisor_core::{ClusterId, RequestId, Run, Span, State, TenantId, Timestamp};
+use provisor_core::{ClusterId, Kind, RequestId, Run, Span, State, TenantId, Timestamp};
 use serde_json::json;
 
 use super::log_row::{self, Told};
+use super::writes::Writes;
 use crate::op::OpError;
-use crate::tx::{Stmt, Tx, both, each};
+use crate::tx::{Stmt, Tx, each, many};
 use crate::value::{Row, Val, to_json};
 
 /// What every pipeline operation needs of its surroundings; shared by all of them.
@@ -97,11 +98,27 @@ pub(crate) enum Lease<'a> {
     Attention(Timestamp),
 }
 
-macro_rules! load {
+macro_rules! columns {
     ($tail:literal) => {
         concat!(
-            "select r.run, coalesce(t.name, ''), r.version, r.events, r.published, r.generation, r.worker, r.updated_at",
-            " from request r left join tenant t on t.id = r.tenant where r.id = ?1",
+            "r.run, coalesce(t.name, ''), r.version, r.events, r.published, r.generation, r.worker, r.updated_at, r.id",
+            $tail
+        )
+    };
+}
+/// The columns of a [`Loaded`], of request `r` and its tenant `t`; others may come behind them.
+pub(crate) use columns;
+
+macro_rules! load {
+    () => {
+        concat!("select ", columns!(" from request r left join tenant t on t.id = r.tenant where r.id = ?1"))
+    };
+}
+macro_rules! load_many {
+    ($tail:literal) => {
+        concat!(
+            "select ",
+            columns!(" from unnest(?1::text[]) as n (id) join request r on r.id = n.id left join tenant t on t.id = r.tenant"),
             $tail
         )
     };
@@ -109,91 +126,50 @@ macro_rules! load {
 
 // Rows are locked in this order on PostgreSQL: requests, then tenants, then clusters, each kind by its id.
 // Who must do otherwise skips what is locked, or is run again after a deadlock.
-const LOAD: Stmt = each(load!(""), load!(" for update of r"));
-const READ: Stmt = both(load!(""));
+const LOAD: Stmt = many(load!(), load_many!(" order by r.id for update of r"));
+const READ: Stmt = many(load!(), load_many!(""));
 const LOCK: Stmt = each("select id from request where id = ?1", "select id from request where id = ?1 for update");
 const LOCK_TENANT: Stmt = each("select id from tenant where id = ?1", "select id from tenant where id = ?1 for update");
-const UPDATE: Stmt = both(
-    "update request set state = ?2, live = ?3, run = ?4, version = version + 1, events = ?5, published = ?6, \
-     in_work = ?7, updated_at = ?8, no_room_since = ?9, generation = ?10, worker = ?11, due_at = ?12, attention = 0 \
-     where id = ?1 and version = ?13",
-);
-const UPDATE_ATTENTION: Stmt = both(
-    "update request set state = ?2, live = ?3, run = ?4, version = version + 1, events = ?5, published = ?6, \
-     in_work = ?7, updated_at = ?8, no_room_since = ?9, attention = case when worker is null then 0 else 1 end, \
-     due_at = case when worker is null then ?10 else due_at end where id = ?1 and version = ?11",
-);
-const INSERT: Stmt = both(
-    "insert into request (id, tenant, name, kind, state, live, region, order_id, run, version, events, published, due_at, \
-     cpu, memory, storage, in_work, queue_until, created_at, updated_at) \
-     values (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, 1, ?9, ?10, ?11, ?12, ?13, ?14, 0, ?15, ?16, ?16)",
-);
-const UPSERT_RESOURCE: Stmt = both(
-    "insert into resource (id, request, attempt, cluster, kind, name, tag, provider_id, state, in_doubt, open, created_at, released_at) \
-     values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) on conflict (id) do update set \
-     provider_id = excluded.provider_id, state = excluded.state, in_doubt = excluded.in_doubt, open = excluded.open, \
-     released_at = excluded.released_at",
-);
-const HOLD_CLUSTER: Stmt = both(
-    "update cluster set reserved_cpu = reserved_cpu + ?2, reserved_memory = reserved_memory + ?3, \
-     reserved_storage = reserved_storage + ?4, reserved_slots = reserved_slots + ?5, used_cpu = used_cpu + ?6, \
-     used_memory = used_memory + ?7, used_storage = used_storage + ?8, used_slots = used_slots + ?9 where id = ?1",
-);
-const HOLD_TENANT: Stmt = both(
-    "update tenant set used_cpu = used_cpu + ?2, used_memory = used_memory + ?3, used_storage = used_storage + ?4, \
-     used_vps = used_vps + ?5, used_kubernetes_namespace = used_kubernetes_namespace + ?6, \
-     used_environment = used_environment + ?7, used_managed = used_managed + ?8, in_work = in_work + ?9 where id = ?1",
-);
-const DEPENDENTS: Stmt = each(
+const DEPENDENTS: Stmt = many(
     // Why a cross join: SQLite keeps its order, so the few dependents are asked, not the whole queue.
-    "select d.request from dependency d cross join request r where r.id = d.request and d.prerequisite = ?1 and r.state = 'queued'",
-    "select d.request from dependency d join request r on r.id = d.request where d.prerequisite = ?1 and r.state = 'queued' \
-     order by d.request",
+    "select d.request, d.prerequisite from dependency d cross join request r \
+     where r.id = d.request and d.prerequisite = ?1 and r.state = 'queued'",
+    "select d.request, d.prerequisite from unnest(?1::text[]) as n (id) join dependency d on d.prerequisite = n.id \
+     join request r on r.id = d.request where r.state = 'queued' order by d.request, d.prerequisite",
 );
-const WAKE: Stmt = both("update request set due_at = ?2 where id = ?1 and state = 'queued' and due_at > ?2");
+const WAKE: Stmt = many(
+    "update request set due_at = ?2 where id = ?1 and state = 'queued' and due_at > ?2",
+    "update request r set due_at = n.due_at from unnest(?1::text[], ?2::bigint[]) as n (id, due_at) \
+     where r.id = n.id and r.state = 'queued' and r.due_at > n.due_at",
+);
 
-pub(crate) const STATEMENTS: &[&Stmt] = &[
-    &LOAD,
-    &READ,
-    &LOCK,
-    &LOCK_TENANT,
-    &UPDATE,
-    &UPDATE_ATTENTION,
-    &INSERT,
-    &log_row::INSERT,
-    &UPSERT_RESOURCE,
-    &HOLD_CLUSTER,
-    &HOLD_TENANT,
-    &DEPENDENTS,
-    &WAKE,
-];
+pub(crate) const STATEMENTS: &[&Stmt] = &[&LOAD, &READ, &LOCK, &LOCK_TENANT, &DEPENDENTS, &WAKE];
+
+/// What was found of several requests. Each has an answer of its own, as what cannot be read concerns itself alone.
+pub(crate) type Found = BTreeMap<RequestId, Result<Loaded, OpError>>;
 
 /// Loads a run with what is needed to keep it, and locks it.
 pub(crate) async fn load(tx: &mut Tx<'_>, id: RequestId) -> Result<Option<Loaded>, OpError> {
-    let Some(row) = tx.row(&LOAD, &[id.into()]).await? else { return Ok(None) };
-    Ok(Some(loaded(&row)?))
+    load_all(tx, &BTreeSet::from([id])).await?.remove(&id).transpose()
 }
 
-/// The same for several at once. Each has an answer of its own, as what cannot be read concerns itself alone.
-pub(crate) async fn load_all(tx: &mut Tx<'_>, ids: &[RequestId]) -> Result<Vec<Result<Option<Loaded>, OpError>>, OpError> {
-    let queries: Vec<(&'static Stmt, Vec<Val>)> = ids.iter().map(|id| loading(*id)).collect();
-    Ok(tx.several(&queries).await?.iter().map(|rows| loaded_from(rows)).collect())
-}
-
-/// The question of [`load`], to be asked together with others.
-pub(crate) fn loading(id: RequestId) -> (&'static Stmt, Vec<Val>) {
-    (&LOAD, vec![id.into()])
-}
-
-/// Its answer.
-pub(crate) fn loaded_from(rows: &[Row]) -> Result<Option<Loaded>, OpError> {
-    rows.first().map(loaded).transpose()
+/// The same for several at once; what is not there is left out.
+pub(crate) async fn load_all(tx: &mut Tx<'_>, ids: &BTreeSet<RequestId>) -> Result<Found, OpError> {
+    found(tx.rows_of(&LOAD, ids.iter().map(|id| vec![(*id).into()]).collect()).await?.iter())
 }
 
 /// Loads a run that is only to be shown.
 pub(crate) async fn read(tx: &mut Tx<'_>, id: RequestId) -> Result<Option<Loaded>, OpError> {
-    let Some(row) = tx.row(&READ, &[id.into()]).await? else { return Ok(None) };
-    Ok(Some(loaded(&row)?))
+    read_all(tx, &BTreeSet::from([id])).await?.remove(&id).transpose()
+}
+
+/// The same for several at once.
+pub(crate) async fn read_all(tx: &mut Tx<'_>, ids: &BTreeSet<RequestId>) -> Result<Found, OpError> {
+    found(tx.rows_of(&READ, ids.iter().map(|id| vec![(*id).into()]).collect()).await?.iter())
+}
+
+fn found<'r>(rows: impl Iterator<Item = &'r Row>) -> Result<Found, OpError> {
+    rows.map(|row| Ok((row.id(8)?, loaded(row)))).collect()
 }
 
 /// Locks a request before the tenants and clusters that are locked with it.
@@ -206,7 +182,8 @@ pub(crate) async fn lock_tenant(tx: &mut Tx<'_>, id: TenantId) -> Result<(), OpE
     tx.rows(&LOCK_TENANT, &[id.into()]).await.map(drop)
 }
 
-fn loaded(row: &Row) -> Result<Loaded, OpError> {
+/// Reads the columns of [`columns`].
+pub(crate) fn loaded(row: &Row) -> Result<Loaded, OpError> {
     let run: Run = row.json(0)?;
     Ok(Loaded {
         tenant_name: row.text(1)?.to_owned(),
@@ -249,17 +226,22 @@ pub(crate) async fn save(
     now: Timestamp,
     chance: &mut SplitMix,
 ) -> Result<Loaded, OpError> {
-    let before = loaded.state;
-    let kept = keep(tx, loaded, events, lease, now, chance).await?;
-    if before != kept.state {
-        tell_dependents(tx, context, &kept.run, now, chance).await?;
-    }
+    let mut writes = Writes::default();
+    let kept = keep(&mut writes, loaded, events, lease, now, chance)?;
+    finish(tx, context, writes, now).await?;
     Ok(kept)
 }
 
-/// The same for the run alone.
-async fn keep(
-    tx: &mut Tx<'_>,
+/// Writes what was gathered, and tells those who wait for whose state has changed.
+pub(crate) async fn finish(tx: &mut Tx<'_>, context: &Context, mut writes: Writes, now: Timestamp) -> Result<(), OpError> {
+    writes.flush(tx).await?;
+    tell_dependents(tx, context, writes, now).await
+}
+
+/// Notes what is to be written of a run that was loaded in this transaction, with its events. Until it is flushed the run
+/// must not be loaded again.
+pub(crate) fn keep(
+    writes: &mut Writes,
     mut loaded: Loaded,
     events: Vec<Event>,
     lease: Lease<'_>,
@@ -268,16 +250,19 @@ async fn keep(
 ) -> Result<Loaded, OpError> {
     // Of two transactions the one that began first may come to the row last; its events are not dated back (H40).
     let at = now.max(loaded.updated_at);
-    append(tx, &mut loaded, events, at, chance).await?;
-    write_row(tx, &loaded, lease, at).await?;
+    append(writes, &mut loaded, events, at, chance)?;
+    write_row(writes, &loaded, &lease, at)?;
     loaded.updated_at = at;
     loaded.version += 1;
-    project(tx, &mut loaded).await?;
-    loaded.state = loaded.run.state;
+    project(writes, &mut loaded);
+    if loaded.state != loaded.run.state {
+        writes.changed.push((loaded.run.id, loaded.run.state));
+        loaded.state = loaded.run.state;
+    }
     Ok(loaded)
 }
 
-async fn write_row(tx: &mut Tx<'_>, loaded: &Loaded, lease: Lease<'_>, now: Timestamp) -> Result<(), OpError> {
+fn write_row(writes: &mut Writes, loaded: &Loaded, lease: &Lease<'_>, now: Timestamp) -> Result<(), OpError> {
     let run = &loaded.run;
     let no_room = run.waiting.as_ref().filter(|w| run.state == State::Queued && w.reason == "capacity");
     let mut values = vec![
@@ -293,52 +278,43 @@ async fn write_row(tx: &mut Tx<'_>, loaded: &Loaded, lease: Lease<'_>, now: Time
     ];
     // What is over is never due again, whoever saw to its end.
     let due = |at: Timestamp| Val::from(if run.state.is_terminal() { Timestamp::NEVER.0 } else { at.0 });
-    let (stmt, rest): (&'static Stmt, Vec<Val>) = match lease {
-        Lease::Held(worker, until) => (&UPDATE, vec![loaded.generation.into(), worker.into(), until.0.into()]),
-        Lease::Free(at) => (&UPDATE, vec![loaded.generation.into(), Val::Null, due(at)]),
-        Lease::Attention(at) => (&UPDATE_ATTENTION, vec![due(at)]),
+    let (rows, rest) = match lease {
+        Lease::Held(worker, until) => (&mut writes.updates, vec![loaded.generation.into(), (*worker).into(), until.0.into()]),
+        Lease::Free(at) => (&mut writes.updates, vec![loaded.generation.into(), Val::Null, due(*at)]),
+        Lease::Attention(at) => (&mut writes.attentions, vec![due(*at)]),
     };
     values.extend(rest);
     values.push(loaded.version.into());
-    tx.send_one(stmt, &values).await
+    rows.push(values);
+    Ok(())
 }
 
 /// Ledger rows, holdings of clusters and of the tenant, as far as they changed.
-async fn project(tx: &mut Tx<'_>, loaded: &mut Loaded) -> Result<(), OpError> {
+fn project(writes: &mut Writes, loaded: &mut Loaded) {
     let run = &loaded.run;
     let changed = run.ledger.iter().filter(|r| !loaded.ledger.iter().any(|o| o.id == r.id && same_projection(o, r)));
-    let rows: Vec<Vec<Val>> = changed.map(|r| resource_values(run.id, r)).collect();
-    tx.batch(&UPSERT_RESOURCE, &rows).await?;
+    writes.resources.extend(changed.map(|r| resource_values(run.id, r)));
     let count = i64::from(run.holds_quota()) - i64::from(!loaded.state.is_terminal());
     let work = i64::from(run.is_in_work()) - i64::from(loaded.in_work);
     let count = if mutant::on(Mutant::QuotaKept) { count.max(0) } else { count };
     if count != 0 || work != 0 {
-        hold_tenant(tx, run, count, work).await?;
+        hold_tenant(writes, run, count, work);
     }
     let after = holdings(run);
-    for cluster in loaded.holdings.keys().chain(after.keys()).collect::<std::collections::BTreeSet<_>>() {
+    for cluster in loaded.holdings.keys().chain(after.keys()).collect::<BTreeSet<_>>() {
         let old = loaded.holdings.get(cluster).copied().unwrap_or_default();
         let new = after.get(cluster).copied().unwrap_or_default();
         if old != new && !(mutant::on(Mutant::CapacityKept) && new == Holding::default()) {
             let (reserved, used) = (new.reserved.plus(old.reserved.negated()), new.used.plus(old.used.negated()));
-            let values = [
-                Val::from(*cluster),
-                reserved.cpu.into(),
-                reserved.memory_gb.into(),
-                reserved.storage_gb.into(),
-                (new.reserved_slots - old.reserved_slots).into(),
-                used.cpu.into(),
-                used.memory_gb.into(),
-                used.storage_gb.into(),
-                (new.used_slots - old.used_slots).into(),
-            ];
-            tx.send(&HOLD_CLUSTER, &values).await?;
+            let slots = (new.reserved_slots - old.reserved_slots, new.used_slots - old.used_slots);
+            let (r, u) = (reserved, used);
+            let by = [r.cpu, r.memory_gb, r.storage_gb, slots.0, u.cpu, u.memory_gb, u.storage_gb, slots.1];
+            writes.hold_cluster(*cluster, by);
         }
     }
     loaded.ledger.clone_from(&run.ledger);
     loaded.holdings = after;
     loaded.in_work = run.is_in_work();
-    Ok(())
 }
 
 fn same_projection(a: &LedgerRow, b: &LedgerRow) -> bool {
@@ -364,26 +340,25 @@ fn resource_values(request: RequestId, row: &LedgerRow) -> Vec<Val> {
 }
 
 /// Adds a request's holding to its tenant's sum, or takes it away.
-async fn hold_tenant(tx: &mut Tx<'_>, run: &Run, count: i64, work: i64) -> Result<(), OpError> {
+fn hold_tenant(writes: &mut Writes, run: &Run, count: i64, work: i64) {
     let needs = run.spec.needs();
     let of = |kind| if run.spec.kind == kind { count } else { 0 };
-    let values = [
-        Val::from(run.tenant),
-        (needs.cpu * count).into(),
-        (needs.memory_gb * count).into(),
-        (needs.storage_gb * count).into(),
-        of(provisor_core::Kind::Vps).into(),
-        of(provisor_core::Kind::KubernetesNamespace).into(),
-        of(provisor_core::Kind::Environment).into(),
-        of(provisor_core::Kind::Managed).into(),
-        work.into(),
+    let by = [
+        needs.cpu * count,
+        needs.memory_gb * count,
+        needs.storage_gb * count,
+        of(Kind::Vps),
+        of(Kind::KubernetesNamespace),
+        of(Kind::Environment),
+        of(Kind::Managed),
+        work,
     ];
-    tx.send(&HOLD_TENANT, &values).await
+    writes.hold_tenant(run.tenant, by);
 }
 
 /// Appends events to the log, in one row: every one counts in the request's version, published ones in its sequence.
-async fn append(
-    tx: &mut Tx<'_>,
+fn append(
+    writes: &mut Writes,
     loaded: &mut Loaded,
     events: Vec<Event>,
     now: Timestamp,
@@ -403,12 +378,13 @@ async fn append(
     };
     let (row, version, published) = log_row::values(told, EventId::new(now, chance))?;
     (loaded.events, loaded.published) = (version, published);
-    tx.send(&log_row::INSERT, &row).await
+    writes.events.push(row);
+    Ok(())
 }
 
-/// Stores a request that was just admitted.
-pub(crate) async fn insert(
-    tx: &mut Tx<'_>,
+/// Notes a request that was just admitted, to be stored.
+pub(crate) fn insert(
+    writes: &mut Writes,
     run: Run,
     tenant_name: &str,
     events: Vec<Event>,
@@ -419,7 +395,7 @@ pub(crate) async fn insert(
     let needs = run.spec.needs();
     let published = events.iter().filter(|e| e.kind.is_published()).count();
     let counted = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    let values = [
+    let values = vec![
         run.id.into(),
         run.tenant.into(),
         run.spec.name.as_str().into(),
@@ -437,8 +413,8 @@ pub(crate) async fn insert(
         run.spec.queue_timeout_seconds.map(|_| run.queue_deadline().0).into(),
         now.0.into(),
     ];
-    tx.send(&INSERT, &values).await?;
-    hold_tenant(tx, &run, 1, 0).await?;
+    writes.requests.push(values);
+    hold_tenant(writes, &run, 1, 0);
     let mut loaded = Loaded {
         tenant_name: tenant_name.to_owned(),
         version: 1,
@@ -453,50 +429,47 @@ pub(crate) async fn insert(
         holdings: BTreeMap::new(),
         run,
     };
-    append(tx, &mut loaded, events, now, chance).await?;
+    append(writes, &mut loaded, events, now, chance)?;
     Ok(loaded)
 }
 
 /// A prerequisite that completed wakes its dependents; one that ended otherwise fails them, and they
-/// theirs (H24). A list and no recursion: a batch may be one long chain, and a stack has an end.
-async fn tell_dependents(
-    tx: &mut Tx<'_>,
-    context: &Context,
-    run: &Run,
-    now: Timestamp,
-    chance: &mut SplitMix,
-) -> Result<(), OpError> {
-    let mut changed = VecDeque::from([(run.id, run.state)]);
-    while let Some((prerequisite, state)) = changed.pop_front() {
-        let ended = matches!(state, State::Failed | State::RollingBack | State::RolledBack);
-        if !ended && state != State::Completed {
-            continue;
-        }
-        for row in tx.rows(&DEPENDENTS, &[prerequisite.into()]).await? {
-            let id: RequestId = row.id(0)?;
-            if !ended {
-                tx.send(&WAKE, &[id.into(), now.0.into()]).await?;
-                continue;
+/// theirs (H24). Generation after generation and no recursion: a batch may be one long chain, and a stack has an end.
+async fn tell_dependents(tx: &mut Tx<'_>, context: &Context, mut writes: Writes, now: Timestamp) -> Result<(), OpError> {
+    while !writes.changed.is_empty() {
+        let is_ended = |state: &State| matches!(state, State::Failed | State::RollingBack | State::RolledBack);
+        let changed: BTreeMap<RequestId, State> = std::mem::take(&mut writes.changed).into_iter().collect();
+        let told = changed.iter().filter(|(_, state)| is_ended(state) || **state == State::Completed);
+        let (mut wake, mut fail) = (BTreeSet::new(), BTreeMap::new());
+        for row in tx.rows_of(&DEPENDENTS, told.map(|(id, _)| vec![(*id).into()]).collect()).await? {
+            let (dependent, prerequisite): (RequestId, RequestId) = (row.id(0)?, row.id(1)?);
+            if changed.get(&prerequisite).is_some_and(is_ended) {
+                fail.entry(dependent).or_insert(prerequisite);
+            } else {
+                wake.insert(dependent);
             }
-            let mut dependent = match load(tx, id).await {
-                Ok(Some(dependent)) if dependent.run.version <= RUN_VERSION => dependent,
-                Ok(None) => continue,
+        }
+        let mut loaded = load_all(tx, &fail.keys().copied().collect()).await?;
+        for (id, prerequisite) in fail {
+            let mut dependent = match loaded.remove(&id) {
+                Some(Ok(dependent)) if dependent.run.version <= RUN_VERSION => dependent,
+                None => continue,
                 // What this release cannot read stops nobody: the claim puts it off, and finds what has ended.
-                Ok(Some(_)) | Err(OpError::Corrupt(_)) => {
-                    tx.send(&WAKE, &[id.into(), now.0.into()]).await?;
+                Some(_) => {
+                    wake.insert(id);
                     continue;
                 }
-                Err(error) => return Err(error),
             };
             let mut events = Vec::new();
-            let mut its_chance = SplitMix::new((context.seeds)());
+            let mut chance = SplitMix::new((context.seeds)());
             let actor = Some(Actor::system("dependencies"));
-            let mut moment = context.moment(now, dependent.generation, &mut its_chance, &mut events, actor);
+            let mut moment = context.moment(now, dependent.generation, &mut chance, &mut events, actor);
             if dependent.run.command(Command::DependencyEnded { prerequisite }, &mut moment).is_ok() {
-                let kept = keep(tx, dependent, events, Lease::Free(now), now, chance).await?;
-                changed.push_back((id, kept.state));
+                keep(&mut writes, dependent, events, Lease::Free(now), now, &mut chance)?;
             }
         }
+        writes.flush(tx).await?;
+        tx.batch(&WAKE, wake.into_iter().map(|id| vec![id.into(), now.0.into()]).collect()).await?;
     }
     Ok(())
 }

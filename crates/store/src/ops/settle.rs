@@ -1,5 +1,6 @@
 //! Answers of calls in, next calls out, under the fence of the lease's generation.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use provisor_core::chance::SplitMix;
@@ -10,7 +11,8 @@ use provisor_core::workflow::{Answer, Call};
 use provisor_core::{RequestId, Run, Timestamp};
 
 use super::place::{Clusters, Placed};
-use super::save::{self, Context, Lease};
+use super::save::{self, Context, Lease, Loaded};
+use super::writes::Writes;
 use crate::op::{Mode, Op, OpError};
 use crate::tx::Tx;
 
@@ -52,11 +54,49 @@ impl Op for Settle {
     const MODE: Mode = Mode::Write;
 
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Settled, OpError> {
+        Self::run_joined(&[self], tx).await?.pop().unwrap_or_else(|| Err(OpError::Corrupt("no answer".to_owned())))
+    }
+
+    fn joins(&self) -> bool {
+        true
+    }
+
+    async fn run_joined(all: &[&Self], tx: &mut Tx<'_>) -> Result<Vec<Result<Settled, OpError>>, OpError> {
         let now = tx.now().await?;
-        let found = save::load(tx, self.id).await?;
-        let is_ours = |l: &save::Loaded| l.generation == self.generation && l.worker.as_deref() == Some(&self.worker);
-        let held = found.filter(|l| is_ours(l) || mutant::on(Mutant::NoFence));
-        let mut loaded = held.ok_or(OpError::Fenced)?;
+        let mut answers: Vec<Option<Result<Settled, OpError>>> = all.iter().map(|_| None).collect();
+        // Of two for one request the later one sees what the earlier one has stored, hence rounds.
+        while answers.iter().any(Option::is_none) {
+            let open = all.iter().zip(&answers).filter(|(_, answer)| answer.is_none());
+            let mut found = save::load_all(tx, &open.map(|(one, _)| one.id).collect()).await?;
+            let (mut writes, mut seen) = (Writes::default(), BTreeSet::new());
+            for (one, answer) in all.iter().zip(&mut answers).filter(|(_, answer)| answer.is_none()) {
+                if !seen.insert(one.id) {
+                    continue;
+                }
+                // Each is fenced by itself; whatever fails beyond that fails all.
+                *answer = Some(match one.held(found.remove(&one.id)) {
+                    Ok(loaded) => Ok(Box::pin(one.settle(tx, &mut writes, loaded, now)).await?),
+                    Err(refusal) => Err(refusal),
+                });
+            }
+            if let Some(one) = all.first() {
+                save::finish(tx, &one.context, writes, now).await?;
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+}
+
+impl Settle {
+    /// The run, if the lease on it is still this one.
+    fn held(&self, found: Option<Result<Loaded, OpError>>) -> Result<Loaded, OpError> {
+        let is_ours = |l: &Loaded| l.generation == self.generation && l.worker.as_deref() == Some(&self.worker);
+        let held = found.transpose()?.filter(|l| is_ours(l) || mutant::on(Mutant::NoFence));
+        held.ok_or(OpError::Fenced)
+    }
+
+    /// Decides, and notes what is to be written.
+    async fn settle(&self, tx: &mut Tx<'_>, writes: &mut Writes, mut loaded: Loaded, now: Timestamp) -> Result<Settled, OpError> {
         let mut events = Vec::new();
         let mut chance = SplitMix::new((self.context.seeds)());
         let mut moment = self.context.moment(now, self.generation, &mut chance, &mut events, None);
@@ -70,7 +110,7 @@ impl Op for Settle {
         let directive = if self.closing {
             Directive { calls: Vec::new(), wake_at: now, launch: false }
         } else {
-            advance(tx, &mut loaded.run, &mut moment).await?
+            advance(tx, writes, &mut loaded.run, &mut moment).await?
         };
         let released = directive.calls.is_empty() && !self.in_flight;
         // Calls that were handed out and that nobody makes went with the lost answer of a former settlement:
@@ -81,7 +121,7 @@ impl Op for Settle {
         for event in &mut events {
             event.actor.get_or_insert_with(|| Actor::worker(&self.worker));
         }
-        let kept = save::save(tx, &self.context, loaded, events, lease, now, &mut chance).await?;
+        let kept = save::keep(writes, loaded, events, lease, now, &mut chance)?;
         Ok(Settled { run: kept.run, calls: directive.calls, wake_at, released })
     }
 }
@@ -94,9 +134,16 @@ fn is_asking(run: &Run, generation: i64) -> bool {
 }
 
 /// Decides what is next, with a further attempt where one is wanted and there is room for it now (H11).
-pub(crate) async fn advance(tx: &mut Tx<'_>, run: &mut Run, m: &mut Moment<'_>) -> Result<Directive, OpError> {
+pub(crate) async fn advance(
+    tx: &mut Tx<'_>,
+    writes: &mut Writes,
+    run: &mut Run,
+    m: &mut Moment<'_>,
+) -> Result<Directive, OpError> {
     let mut directive = run.advance(m);
     while directive.launch {
+        // What the requests before this one took of the clusters must be seen.
+        writes.flush(tx).await?;
         save::lock_tenant(tx, run.tenant).await?;
         let mut clusters = Clusters::locked(tx, m.planner).await?;
         if !matches!(clusters.place(run, m), Placed::Launched) {

@@ -9,4 +9,5 @@ mod ops;
 mod pipeline;
 mod postgres;
 mod prepare;
+mod stored;
 mod vault;

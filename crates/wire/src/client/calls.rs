@@ -8,7 +8,7 @@ use crate::cluster::{Cluster, Inventory, TestReport};
 use crate::event::CloudEvent;
 use crate::parts::{Items, Page};
 use crate::plan::Plan;
-use crate::request::{Attempt, CheckStatus, ManualInput, Reason, Request, Resource, RetryOrder, WriteOff};
+use crate::request::{Attempt, CheckStatus, ManualInput, Metrics, Reason, Request, Resource, RetryOrder, WriteOff};
 use crate::tenant::{Quota, Tenant};
 use crate::timeline::Timeline;
 
@@ -96,6 +96,11 @@ impl Client {
     /// Probes it now.
     pub async fn check_status(&self, id: &str) -> Result<CheckStatus, ClientError> {
         self.json(Call::post(request_path(id, "/check-status"))).await
+    }
+
+    /// What it uses now.
+    pub async fn metrics_of(&self, id: &str) -> Result<Metrics, ClientError> {
+        self.json(Call::get(request_path(id, "/metrics"))).await
     }
 
     /// Gives the access details of a managed service.

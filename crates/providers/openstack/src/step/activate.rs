@@ -33,7 +33,13 @@ struct Sight {
     task: Option<String>,
     power: Option<u64>,
     fault: Option<String>,
+    locked: bool,
+    /// The lock is one that we set when we suspended it.
+    locked_by_us: bool,
 }
+
+/// How the reason of a lock of ours begins.
+const LOCK_REASON: &str = "suspended by Provisor";
 
 impl Sight {
     fn of(server: &Value) -> Self {
@@ -42,6 +48,8 @@ impl Sight {
             task: text(server, "OS-EXT-STS:task_state").map(str::to_owned),
             power: server.get("OS-EXT-STS:power_state").and_then(Value::as_u64),
             fault: server.get("fault").and_then(|fault| text(fault, "message")).map(str::to_owned),
+            locked: server.get("locked") == Some(&Value::Bool(true)),
+            locked_by_us: text(server, "locked_reason").is_some_and(|reason| reason.starts_with(LOCK_REASON)),
         }
     }
 
@@ -75,7 +83,9 @@ pub(crate) async fn wait_server(cloud: &Openstack, work: &Work) -> Result<Progre
     let sight = look(cloud, id).await?;
     match (sight.status.as_str(), &sight.task) {
         _ if sight.is_up() => Ok(done(cloud, id)),
-        ("ERROR", _) => Err(classify::server_fault(id, sight.fault.as_deref().unwrap_or("Nova gives no reason"))),
+        ("ERROR", _) => {
+            Err(classify::server_fault(id, sight.fault.as_deref().unwrap_or("Nova gives no reason"), work.try_number))
+        }
         ("SHUTOFF", None) => ask(cloud, work, id, &sight, json!({"os-start": null})).await,
         _ => Ok(running(Made::default(), sight.words())),
     }
@@ -88,8 +98,8 @@ pub(crate) async fn stop_server(cloud: &Openstack, work: &Work) -> Result<Progre
     let shelve = cloud.settings.suspend == Suspend::Shelve;
     match (sight.status.as_str(), &sight.task) {
         (_, Some(_)) => Ok(running(Made::default(), sight.words())),
-        ("SHELVED" | "SHELVED_OFFLOADED", None) => Ok(done(cloud, id)),
-        ("SHUTOFF", None) if !shelve => Ok(done(cloud, id)),
+        ("SHELVED" | "SHELVED_OFFLOADED", None) => keep_off(cloud, work, id, &sight).await,
+        ("SHUTOFF", None) if !shelve => keep_off(cloud, work, id, &sight).await,
         (_, None) => {
             let action = if shelve { json!({"shelve": null}) } else { json!({"os-stop": null}) };
             ask(cloud, work, id, &sight, action).await
@@ -97,11 +107,27 @@ pub(crate) async fn stop_server(cloud: &Openstack, work: &Work) -> Result<Progre
     }
 }
 
+/// It is off; locked as well where the settings say so. A lock is no power switch, so it is not counted as one: it
+/// may be asked for as often as it takes.
+async fn keep_off(cloud: &Openstack, work: &Work, id: &str, sight: &Sight) -> Result<Progress, Failure> {
+    if sight.locked || !cloud.settings.lock_suspended {
+        return Ok(done(cloud, id));
+    }
+    let reason = format!("{LOCK_REASON}: {}", work.request);
+    act(cloud, id, json!({"lock": {"locked_reason": reason}})).await?;
+    Ok(running(Made::default(), format!("{}, lock accepted", sight.words())))
+}
+
 /// Starts a suspended service, however it was stopped.
 pub(crate) async fn start_server(cloud: &Openstack, work: &Work) -> Result<Progress, Failure> {
     let id = has(work, Object::Server)?;
     let sight = look(cloud, id).await?;
     match (sight.status.as_str(), &sight.task) {
+        // Whoever else locked it had a reason of their own, which the refusal of the start then tells.
+        _ if sight.locked && sight.locked_by_us => {
+            act(cloud, id, json!({"unlock": null})).await?;
+            Ok(running(Made::default(), format!("{}, unlock accepted", sight.words())))
+        }
         _ if sight.is_up() => Ok(done(cloud, id)),
         ("SHELVED" | "SHELVED_OFFLOADED", None) => ask(cloud, work, id, &sight, json!({"unshelve": null})).await,
         ("PAUSED", None) => ask(cloud, work, id, &sight, json!({"unpause": null})).await,
@@ -142,14 +168,18 @@ async fn ask(cloud: &Openstack, work: &Work, id: &str, sight: &Sight, action: Va
         let message = format!("{} was accepted, but server {id} is {} again", work.operation, sight.words());
         return Err(Failure::new(Class::Transient, "action_without_effect", message));
     }
-    let path = format!("{}/action", Object::Server.path(id));
-    let Err(error) = cloud.client.call(Call::post(Object::Server.service(), path, action)).await else {
+    let Err(failure) = act(cloud, id, action).await else {
         return Ok(running(Made::default(), format!("{}, {} accepted", sight.words(), work.operation)));
     };
     cloud.asked.forget(id);
-    let failure = classify::failure(&error);
     // The state changed since we looked: the next look sees it.
     if failure.code == "conflict" { Ok(running(Made::default(), sight.words())) } else { Err(failure) }
+}
+
+async fn act(cloud: &Openstack, id: &str, action: Value) -> Result<(), Failure> {
+    let path = format!("{}/action", Object::Server.path(id));
+    let answer = cloud.client.call(Call::post(Object::Server.service(), path, action)).await;
+    answer.map(drop).map_err(|error| classify::failure(&error))
 }
 
 #[cfg(test)]

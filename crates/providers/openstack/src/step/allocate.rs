@@ -46,7 +46,7 @@ pub(crate) async fn create_port(cloud: &Openstack, work: &Work) -> Result<Progre
 /// The boot volume from the image: asked for once, then looked at until it is available.
 pub(crate) async fn create_volume(cloud: &Openstack, work: &Work) -> Result<Progress, Failure> {
     if let Some(id) = &work.provider_id {
-        return volume_state(cloud, id).await;
+        return volume_state(cloud, id, work.try_number).await;
     }
     let size = work.spec.size.unwrap_or_default();
     let asked = work.spec.image.as_deref().unwrap_or_default();
@@ -57,12 +57,13 @@ pub(crate) async fn create_volume(cloud: &Openstack, work: &Work) -> Result<Prog
         "metadata": {TAG_KEY: tag(work)?},
     });
     put(&mut body, "volume_type", cloud.settings.volume_type.as_deref());
+    put(&mut body, "availability_zone", cloud.settings.volume_availability_zone.as_deref());
     let answer = Object::Volume.create(&cloud.client, body).await.map_err(|e| classify::failure(&e))?;
     let made = made(Object::Volume, &answer)?;
     Ok(running(made, text(&answer, "status").unwrap_or("creating")))
 }
 
-async fn volume_state(cloud: &Openstack, id: &str) -> Result<Progress, Failure> {
+async fn volume_state(cloud: &Openstack, id: &str, try_number: u32) -> Result<Progress, Failure> {
     let read = Object::Volume.read(&cloud.client, id).await.map_err(|e| classify::failure(&e))?;
     let Some(volume) = read else { return Err(vanished(Object::Volume, id)) };
     let status = text(&volume, "status").unwrap_or("unknown");
@@ -75,7 +76,7 @@ async fn volume_state(cloud: &Openstack, id: &str) -> Result<Progress, Failure> 
         "deleting" => Err(vanished(Object::Volume, id)),
         bad if bad.starts_with("error") => {
             let (event, message) = volume_message(cloud, id).await;
-            Err(classify::volume_fault(id, &event, &message))
+            Err(classify::volume_fault(id, &event, &message, try_number))
         }
         _ => Ok(running(made, status)),
     }
@@ -115,10 +116,14 @@ pub(crate) async fn create_server(cloud: &Openstack, work: &Work) -> Result<Prog
     });
     put(&mut body, "availability_zone", cloud.settings.availability_zone.as_deref());
     put(&mut body, "user_data", user_data.as_deref());
+    put(&mut body, "key_name", cloud.settings.key_pair.as_deref());
+    if let (Value::Object(map), true) = (&mut body, cloud.settings.config_drive) {
+        map.insert("config_drive".to_owned(), json!(true));
+    }
     let call = Object::Server.creation(body).within(SERVER_TIMEOUT).hiding(user_data);
     let answer = cloud.client.call(call).await.map_err(|e| classify::failure(&e))?;
     let mut made = made(Object::Server, &Object::Server.inside(answer))?;
-    made.facts.insert("flavor".to_owned(), flavor.name);
+    made.facts.insert("flavor".to_owned(), flavor.words(size));
     Ok(Progress::Done(made))
 }
 

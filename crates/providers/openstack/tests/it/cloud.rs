@@ -1,15 +1,19 @@
 //! The whole pipeline against a real OpenStack, where one is given by its usual environment (`OS_AUTH_URL`, …).
 
-use provisor_core::Class;
+use std::time::Duration;
+
 use provisor_core::workflow::plan::Planned;
+use provisor_core::{Class, Timestamp};
+use provisor_provider::conformance::faults::{Fault, at_all, at_each};
+use provisor_provider::conformance::{Subject, run};
 use provisor_provider::{Action, Released};
 use serde_json::{Value, json};
 
-use crate::driver::{Attempt, connect, spec};
+use crate::driver::{Attempt, connect, fresh, spec};
 use crate::fake::{Fake, Reply};
 
 /// The credentials of the environment; without them the test is skipped, or fails where services are required.
-fn environment() -> Option<(Value, Value)> {
+pub(crate) fn environment() -> Option<(Value, Value)> {
     let get = |key: &str| std::env::var(key).ok();
     let Some(auth_url) = get("OS_AUTH_URL") else {
         let required = get("PROVISOR_TEST_REQUIRE_SERVICES").is_some_and(|v| v == "1");
@@ -24,7 +28,7 @@ fn environment() -> Option<(Value, Value)> {
     Some((json!({"auth_url": auth_url, "region_name": get("OS_REGION_NAME")}), credentials))
 }
 
-fn settings() -> Value {
+pub(crate) fn settings() -> Value {
     json!({"network": "private", "external_network": "public", "images": {"debian-12": "tiny"},
         "flavors": ["m1.small", "m1.medium"]})
 }
@@ -47,7 +51,10 @@ async fn a_vps_is_made_answers_stops_starts_and_leaves_nothing() {
     let address = attempt.facts["floating_ip"].clone();
     let expected = ["http", "https", "ssh"].map(|scheme| format!("{scheme}://{address}"));
     assert_eq!(urls, expected);
-    assert_eq!((attempt.facts["flavor"].as_str(), attempt.facts["image"].as_str()), ("m1.small", "tiny"));
+    assert_eq!(
+        (attempt.facts["flavor"].as_str(), attempt.facts["image"].as_str()),
+        ("m1.small (1 vCPU, 2 GiB: the smallest that fits)", "tiny")
+    );
 
     for row in &attempt.rows {
         let found = provider.find(&row.kind, row.tag.as_str(), &row.name).await.expect("a list");
@@ -64,7 +71,17 @@ async fn a_vps_is_made_answers_stops_starts_and_leaves_nothing() {
         attempt.run(&plan).await.expect("the action");
     }
     let metrics = provider.metrics(&attempt.work(&plan.operations[0])).await.expect("metrics");
-    assert!(metrics.unavailable.contains_key("disk_used_gb"));
+    assert!(metrics.unavailable["cpu_percent"].contains("administrators"), "{metrics:?}");
+    // The test bed's administrator may see them.
+    if credentials["username"] == "demo" {
+        let mut admin = credentials.clone();
+        (admin["username"], admin["project_name"]) = (json!("admin"), json!("admin"));
+        let admin = connect(&endpoint, &admin, &settings());
+        let metrics = admin.metrics(&attempt.work(&plan.operations[0])).await.expect("metrics");
+        assert!(metrics.cpu_percent.is_some() && metrics.network_rx_bytes.is_some(), "{metrics:?}");
+        let room = admin.capacity().await.expect("capacity").expect("told");
+        assert!(room.cpu.is_some_and(|n| n > 0) && room.memory_gb.is_some_and(|n| n > 0), "{room:?}");
+    }
 
     attempt.undo().await;
     assert_eq!(attempt.owned().await, []);
@@ -120,8 +137,8 @@ async fn a_server_whose_answer_was_lost_is_found_by_its_tag_and_goes_on() {
     let port = std::env::var("OSTB_PORT_NOVA").unwrap_or_else(|_| "18774".to_owned());
     let nova = format!("http://127.0.0.1:{port}");
     let relay = Fake::serve(move |asked| match asked.line.as_str() {
-        "POST /v2.1/servers" => Reply::Swallow(nova.clone()),
-        _ => Reply::Forward(nova.clone()),
+        "POST /v2.1/servers" => Reply::Swallow(format!("{nova}{}", asked.path())),
+        _ => Reply::Forward(format!("{nova}{}", asked.path())),
     })
     .await;
     endpoint["overrides"] = json!({"compute": format!("http://{}/v2.1", relay.address)});
@@ -154,12 +171,14 @@ async fn the_test_names_and_times_each_check_and_quotas_are_capacity() {
     let names: Vec<&str> = checks.iter().map(|check| check.name.as_str()).collect();
     let expected = [
         "login",
+        "role",
         "compute",
         "network",
         "volume",
         "image",
         "settings.network",
         "settings.external_network",
+        "router",
         "settings.flavors",
         "settings.images.debian-12",
     ];
@@ -178,4 +197,42 @@ async fn the_test_names_and_times_each_check_and_quotas_are_capacity() {
     let failure = connect(&endpoint, &stranger, &settings()).identity().await.expect_err("refused");
     assert_eq!(failure.class, Class::Auth, "{failure:?}");
     assert!(!failure.message.contains("not-the-password"));
+}
+
+/// The kit against the real one.
+fn subject(endpoint: Value, credentials: Value) -> Subject {
+    let seed = fresh();
+    let mut settings = settings();
+    settings["probe"] = json!({"every_seconds": 1});
+    Subject {
+        connect: Box::new(move || connect(&endpoint, &credentials, &settings)),
+        spec: spec(&json!({"ports": [22, 80]})),
+        installation: format!("k{:x}", seed & 0xffff_ffff),
+        seed,
+        now: Timestamp(1_795_000_000_000_000),
+        patience: Duration::from_secs(90),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_real_one_passes_the_kit() {
+    let Some((endpoint, credentials)) = environment() else { return };
+    run(&subject(endpoint, credentials)).await.unwrap_or_else(|broken| panic!("{broken}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_is_lost_and_every_call_repeated_on_the_real_one() {
+    let Some((endpoint, credentials)) = environment() else { return };
+    let subject = subject(endpoint, credentials);
+    for fault in [Fault::LostReply, Fault::Repeated] {
+        at_all(&subject, fault).await.unwrap_or_else(|broken| panic!("{fault:?}: {broken}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long; cargo xtask openstack shows"]
+async fn every_fault_at_every_operation_of_the_real_one_leaves_a_clean_slate() {
+    let Some((endpoint, credentials)) = environment() else { return };
+    let cases = at_each(&subject(endpoint, credentials), &Fault::ALL).await.unwrap_or_else(|broken| panic!("{broken}"));
+    eprintln!("{cases} cases, each with a clean slate after it");
 }

@@ -81,7 +81,7 @@ pub(crate) struct Attempt {
 }
 
 /// A number that no other test of this run, and no run before, has used.
-fn fresh() -> u64 {
+pub(crate) fn fresh() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 

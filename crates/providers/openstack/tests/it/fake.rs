@@ -12,9 +12,9 @@ pub(crate) enum Reply {
     Json(u16, Value),
     /// Reads it all and hangs up.
     Silence,
-    /// Hands it on to the Nova at this address, and its answer back.
+    /// Hands it on to this URL, and its answer back.
     Forward(String),
-    /// Hands it on, and hangs up: done, and nobody hears of it.
+    /// Hands it on to this URL, and hangs up: done, and nobody hears of it.
     Swallow(String),
 }
 
@@ -23,12 +23,38 @@ pub(crate) enum Reply {
 pub(crate) struct Asked {
     pub(crate) line: String,
     pub(crate) token: String,
+    pub(crate) version: String,
+    pub(crate) body: Value,
+}
+
+impl Asked {
+    pub(crate) fn method(&self) -> &str {
+        self.line.split(' ').next().unwrap_or_default()
+    }
+
+    /// The path with its query.
+    pub(crate) fn path(&self) -> &str {
+        self.line.split(' ').nth(1).unwrap_or_default()
+    }
+}
+
+/// What was handed on, and what came back.
+#[derive(Debug, Clone)]
+pub(crate) struct Exchange {
+    pub(crate) asked: Asked,
+    pub(crate) status: u16,
     pub(crate) body: Value,
 }
 
 pub(crate) struct Fake {
     pub(crate) address: SocketAddr,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    record: Arc<Record>,
+}
+
+#[derive(Default)]
+struct Record {
+    asked: Mutex<Vec<Asked>>,
+    exchanges: Mutex<Vec<Exchange>>,
 }
 
 impl Fake {
@@ -36,8 +62,8 @@ impl Fake {
     pub(crate) async fn serve(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
-        let record = Arc::clone(&asked);
+        let kept: Arc<Record> = Arc::default();
+        let record = Arc::clone(&kept);
         let answer = Arc::new(answer);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -45,12 +71,17 @@ impl Fake {
                 tokio::spawn(async move { one(stream, &record, &*answer, address).await });
             }
         });
-        Self { address, asked }
+        Self { address, record: kept }
+    }
+
+    /// What was handed on so far.
+    pub(crate) fn exchanges(&self) -> Vec<Exchange> {
+        self.record.exchanges.lock().expect("record").clone()
     }
 
     /// The lines of what was asked, log-ins included.
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.asked.lock().expect("record").iter().map(|asked| asked.line.clone()).collect()
+        self.record.asked.lock().expect("record").iter().map(|asked| asked.line.clone()).collect()
     }
 
     pub(crate) fn count(&self, start: &str) -> usize {
@@ -66,14 +97,9 @@ impl Fake {
     }
 }
 
-async fn one(
-    mut stream: TcpStream,
-    record: &Mutex<Vec<Asked>>,
-    answer: &(impl Fn(&Asked) -> Reply + Send + Sync),
-    address: SocketAddr,
-) {
+async fn one(mut stream: TcpStream, record: &Record, answer: &(impl Fn(&Asked) -> Reply + Send + Sync), address: SocketAddr) {
     let Some(asked) = read(&mut stream).await else { return };
-    record.lock().expect("record").push(asked.clone());
+    record.asked.lock().expect("record").push(asked.clone());
     let reply = match answer(&asked) {
         // Whoever does not care about log-ins gets one.
         Reply::Json(404, Value::Null) if asked.line.starts_with("POST /v3/auth/tokens") => login(address, "t", 3600),
@@ -82,9 +108,9 @@ async fn one(
     let (status, body) = match reply {
         Reply::Json(status, body) => (status, body),
         Reply::Silence => return,
-        Reply::Forward(base) => forward(&base, &asked).await,
-        Reply::Swallow(base) => {
-            forward(&base, &asked).await;
+        Reply::Forward(url) => forward(&url, &asked, record).await,
+        Reply::Swallow(url) => {
+            forward(&url, &asked, record).await;
             return;
         }
     };
@@ -98,14 +124,30 @@ async fn one(
     let _ = stream.write_all(format!("{head}{text}").as_bytes()).await;
 }
 
-async fn forward(base: &str, asked: &Asked) -> (u16, Value) {
-    let (method, path) = asked.line.split_once(' ').expect("a request line");
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-    let request = client.request(method.parse().expect("a method"), format!("{base}{path}"));
-    let request = request.header("x-auth-token", &asked.token).header("openstack-api-version", "compute 2.79");
+/// A client of plain HTTP.
+pub(crate) fn client() -> reqwest::Client {
+    // Another test may have been first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().build().expect("a client")
+}
+
+async fn forward(url: &str, asked: &Asked, record: &Record) -> (u16, Value) {
+    let mut request = client().request(asked.method().parse().expect("a method"), url);
+    for (name, value) in [("x-auth-token", &asked.token), ("openstack-api-version", &asked.version)] {
+        if !value.is_empty() {
+            request = request.header(name, value);
+        }
+    }
     let request = if asked.body.is_null() { request } else { request.json(&asked.body) };
     let answer = request.send().await.expect("an answer");
-    (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+    let status = answer.status().as_u16();
+    let token = answer.headers().get("x-subject-token").and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let mut body: Value = answer.json().await.unwrap_or_default();
+    record.exchanges.lock().expect("record").push(Exchange { asked: asked.clone(), status, body: body.clone() });
+    if let (Some(token), Some(map)) = (token, body.as_object_mut()) {
+        map.insert("x-subject-token".to_owned(), Value::from(token));
+    }
+    (status, body)
 }
 
 async fn read(stream: &mut TcpStream) -> Option<Asked> {
@@ -122,7 +164,8 @@ async fn read(stream: &mut TcpStream) -> Option<Asked> {
             if body.len() >= length {
                 let line = head.lines().next()?.trim_end_matches(" HTTP/1.1").to_owned();
                 let body = serde_json::from_str(body).unwrap_or_default();
-                return Some(Asked { line, token: header("x-auth-token").unwrap_or_default(), body });
+                let text = |name| header(name).unwrap_or_default();
+                return Some(Asked { line, token: text("x-auth-token"), version: text("openstack-api-version"), body });
             }
         }
         let n = stream.read(&mut buffer).await.ok()?;

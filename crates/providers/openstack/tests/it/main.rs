@@ -10,6 +10,10 @@
 )]
 
 mod cloud;
+mod double;
 mod driver;
 mod fake;
 mod faults;
+mod record;
+mod recorded;
+mod tls;

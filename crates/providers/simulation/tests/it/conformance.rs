@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use provisor_core::Timestamp;
+use provisor_provider::conformance::faults::{Fault, at_all, at_each};
 use provisor_provider::conformance::{Subject, run};
 use provisor_simulation::{Front, Simulation};
 use serde_json::{Value, json};
@@ -56,5 +57,22 @@ async fn every_played_type_passes_under_a_paused_clock() {
         let mut subject = subject(Simulation::in_memory(clock()), simulates, kind, None, &settings);
         subject.patience = Duration::from_mins(10);
         run(&subject).await.unwrap_or_else(|broken| panic!("{simulates}: {broken}"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_fault_at_every_operation_of_every_played_type_leaves_a_clean_slate() {
+    for (simulates, kind) in TYPES {
+        let simulation = Simulation::in_memory(clock());
+        let settings = json!({"listeners": false, "time_scale": 0.01});
+        let mut subject = subject(simulation.clone(), simulates, kind, None, &settings);
+        subject.patience = Duration::from_mins(10);
+        let cases = at_each(&subject, &Fault::ALL).await.unwrap_or_else(|broken| panic!("{simulates}: {broken}"));
+        assert!(cases >= 15, "{simulates}: {cases}");
+        for fault in [Fault::LostReply, Fault::Repeated] {
+            at_all(&subject, fault).await.unwrap_or_else(|broken| panic!("{simulates}: {broken}"));
+        }
+        let left = simulation.inventory("c", true).unwrap();
+        assert_eq!(left["resources"], json!([]), "{simulates}");
     }
 }

@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 use super::faults::Fault;
 use super::pipe::{PgTx, Pipe, Trouble};
 use crate::clock::Carried;
-use crate::driver::Job;
+use crate::driver::{self, Job, Results};
 use crate::op::OpError;
 use crate::tx::Tx;
 
@@ -38,7 +38,7 @@ const BEGIN_SEVERAL: &str = with_clock!("begin isolation level read committed; s
 /// What came of a transaction.
 pub(super) enum Outcome {
     /// Each job's answer; all that was done well is committed.
-    Done(Vec<Result<(), OpError>>),
+    Done(Results),
     /// Nothing is stored, and the same again may work.
     Again(OpError),
     /// Nothing is stored, and the connection is of no more use.
@@ -62,9 +62,10 @@ impl Connection {
         self.pipe.client.is_closed()
     }
 
-    /// Runs jobs in one transaction: a single one as it is, several each in a savepoint of its own.
+    /// Runs jobs in one transaction: what joins as one, and several such units each in a savepoint of its own.
     pub(super) async fn transact(&mut self, jobs: &[&dyn Job], reading: bool) -> Outcome {
-        let several = jobs.len() > 1;
+        let units = driver::units(jobs);
+        let several = units.len() > 1;
         self.pipe.begin(if reading {
             BEGIN_READING
         } else if several {
@@ -77,30 +78,41 @@ impl Connection {
         {
             return self.give_up(trouble.fault).await;
         }
-        let mut results: Vec<Result<(), OpError>> = Vec::with_capacity(jobs.len());
-        for (number, job) in jobs.iter().enumerate() {
+        let mut results: Results = jobs.iter().map(|_| Err(OpError::Unknown("no answer".to_owned()))).collect();
+        for (number, unit) in units.into_iter().enumerate() {
             self.pipe.current = number;
             let before = (self.pipe.waiting(), self.pipe.exchanges);
             if several {
                 self.pipe.control("savepoint op");
             }
-            let (result, fault) = self.perform(*job, several).await;
-            let result = match (result, fault) {
+            let of_unit: Vec<&dyn Job> = unit.iter().filter_map(|place| jobs.get(*place).copied()).collect();
+            let (result, fault) = self.perform(&of_unit, several).await;
+            let told = match (result, fault) {
                 (_, Some(fault @ (Fault::Again(_) | Fault::Lost(_)))) => return self.give_up(fault).await,
                 (_, Some(Fault::Busy(text))) if several => return self.give_up(Fault::Again(text)).await,
+                // One of several that joined: by itself each gets its own.
+                (_, Some(fault)) if of_unit.len() > 1 => return self.give_up(Fault::Again(fault.text().to_owned())).await,
+                (Err(error), _) if of_unit.len() > 1 => return self.give_up(Fault::Again(error.to_string())).await,
                 // An operation that goes on after a refusal cannot: the server has ended its part.
-                (Ok(()), Some(fault)) => Err(fault.error()),
-                (result, _) => result,
+                (Ok(_), Some(fault)) => vec![Err(fault.error())],
+                (Ok(told), None) => told,
+                (Err(error), _) => vec![Err(error)],
             };
-            match &result {
-                Err(error) if !several => return self.refuse(error.clone()).await,
-                Err(_) => self.take_back(before),
-                Ok(()) if several => self.pipe.control("release op"),
-                Ok(()) => {}
+            let stores = told.iter().any(Result::is_ok);
+            match told.as_slice() {
+                [Err(error)] if !several => return self.refuse(error.clone()).await,
+                // What is refused although it joined has written nothing.
+                _ if !stores => self.take_back(before),
+                _ if several => self.pipe.control("release op"),
+                _ => {}
             }
-            results.push(result);
+            for (place, result) in unit.into_iter().zip(told) {
+                if let Some(slot) = results.get_mut(place) {
+                    *slot = result;
+                }
+            }
         }
-        self.commit(results, reading).await
+        self.commit(results, several, reading).await
     }
 
     /// Takes an operation's part out of a group's transaction.
@@ -113,7 +125,13 @@ impl Connection {
         }
     }
 
-    async fn commit(&mut self, results: Vec<Result<(), OpError>>, reading: bool) -> Outcome {
+    async fn commit(&mut self, results: Results, several: bool, reading: bool) -> Outcome {
+        if reading {
+            // Nothing hangs on its answer.
+            self.pipe.control("commit");
+            self.pipe.send_off();
+            return Outcome::Done(results);
+        }
         // What may turn out to be fenced must be known before.
         if self.pipe.is_in_question()
             && let Err(trouble) = self.exchange().await
@@ -124,11 +142,9 @@ impl Connection {
         // An error of what was sent along has made a rollback of the commit.
         match self.exchange().await.map_err(|trouble| trouble.fault) {
             Ok(()) => Outcome::Done(results),
-            // What only reads may be done again, and nobody need wonder whether it was.
-            Err(Fault::Lost(text)) if reading => Outcome::Lost(OpError::Database(text)),
             Err(Fault::Lost(text)) => Outcome::Unknown(OpError::Unknown(text)),
             Err(Fault::Again(text)) => Outcome::Again(OpError::Database(text)),
-            Err(fault) if results.len() > 1 => Outcome::Again(fault.error()),
+            Err(fault) if several || results.len() > 1 => Outcome::Again(fault.error()),
             Err(fault) => Outcome::Done(vec![Err(fault.error())]),
         }
     }
@@ -169,32 +185,33 @@ impl Connection {
         looked.map(drop).map_err(|fault| fault.text().to_owned())
     }
 
-    /// Runs a job; one that is alone ends with what it has sent being answered, as far as that can refuse it.
-    async fn perform(&mut self, job: &dyn Job, several: bool) -> (Result<(), OpError>, Option<Fault>) {
+    /// Runs a unit; one that is alone ends with what it has sent being answered, as far as that can refuse it.
+    async fn perform(&mut self, jobs: &[&dyn Job], several: bool) -> (Result<Results, OpError>, Option<Fault>) {
+        let name = jobs.first().map_or("", |job| job.name());
         let mut raw = PgTx { pipe: &mut self.pipe, now: self.clock.now(), fault: None };
         let outcome = {
             let mut tx = Tx::new(&mut raw);
             // Why caught: one operation's fault must not take the connection's task away from all others.
-            tokio::time::timeout(OPERATION_LIMIT, AssertUnwindSafe(job.run(&mut tx)).catch_unwind()).await
+            tokio::time::timeout(OPERATION_LIMIT, AssertUnwindSafe(driver::run_unit(jobs, &mut tx)).catch_unwind()).await
         };
         match outcome {
-            Ok(Ok(Ok(()))) if !several && raw.pipe.is_in_question() => {
+            Ok(Ok(Ok(told))) if !several && raw.pipe.is_in_question() => {
                 let answer = tokio::time::timeout(OPERATION_LIMIT, raw.finish()).await;
                 let silent = |_| Err(OpError::Database("the server does not answer".to_owned()));
                 let answer = answer.unwrap_or_else(silent);
                 let fault = raw.fault.take();
                 let lost = || Fault::Lost("the server does not answer".to_owned());
                 let fault = if answer.is_err() { Some(fault.unwrap_or_else(lost)) } else { fault };
-                (answer, fault)
+                (answer.map(|()| told), fault)
             }
             Ok(Ok(result)) => (result, raw.fault),
             Ok(Err(cause)) => {
                 let text = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
-                let text = format!("operation {} panicked: {}", job.name(), text.unwrap_or("without a text"));
+                let text = format!("operation {name} panicked: {}", text.unwrap_or("without a text"));
                 (Err(OpError::Corrupt(text)), raw.fault)
             }
             Err(_) => {
-                let text = format!("operation {} took longer than {} s", job.name(), OPERATION_LIMIT.as_secs());
+                let text = format!("operation {name} took longer than {} s", OPERATION_LIMIT.as_secs());
                 (Err(OpError::Database(text.clone())), Some(Fault::Lost(text)))
             }
         }

@@ -61,6 +61,14 @@ pub enum PostgresError {
         /// The system's words.
         reason: String,
     },
+    /// Its disk is full.
+    #[error("the disk of the database server at {place} is full: {reason}")]
+    Full {
+        /// Host, port and database.
+        place: String,
+        /// The server's words.
+        reason: String,
+    },
     /// Wrong user or password, or no such database.
     #[error("the database at {place} refuses the login: {reason}")]
     Login {
@@ -161,12 +169,17 @@ impl Address {
         Ok(Self { config, place, tls, statement_limit })
     }
 
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
     /// A session set up as all of ours are. Must be called where its connection's task may live.
     pub(super) async fn connect(&self) -> Result<Client, PostgresError> {
         let (client, link) = self.config.connect(self.tls.clone()).await.map_err(|e| self.connect_error(&e))?;
         tokio::spawn(async move {
             if let Err(error) = link.await {
-                tracing::warn!(error = faults::text(&error), "a connection to the database ended");
+                // Why no more: there are several, and the store tells once that its database cannot be used.
+                tracing::debug!(error = faults::text(&error), "a connection to the database ended");
             }
         });
         let session = format!("{SESSION}; {PLANNING}; set statement_timeout = {}", self.statement_limit.as_millis());
@@ -227,7 +240,8 @@ impl Address {
                 _ => None,
             };
             let migration = || PostgresError::Migration { place: self.place.clone(), reason: one_line(&e) };
-            asked.filter(|error| matches!(error, PostgresError::Unreachable { .. })).unwrap_or_else(migration)
+            let passing = |e: &PostgresError| matches!(e, PostgresError::Unreachable { .. } | PostgresError::Full { .. });
+            asked.filter(passing).unwrap_or_else(migration)
         };
         let listed: Result<Vec<_>, _> = MIGRATIONS.iter().map(|(name, sql)| refinery::Migration::unapplied(name, sql)).collect();
         let listed = listed.map_err(failed)?;
@@ -283,6 +297,9 @@ impl Address {
     /// A server that goes away while it is asked is one that cannot be reached: the next try may find it again.
     fn error(&self, error: &tokio_postgres::Error) -> PostgresError {
         let (place, reason) = (self.place.clone(), faults::text(error));
+        if error.code() == Some(&SqlState::DISK_FULL) {
+            return PostgresError::Full { place, reason };
+        }
         let went_away = match error.code() {
             Some(code) => code.code().starts_with("57P"),
             None => error.is_closed() || error.source().is_some_and(<dyn Error + 'static>::is::<std::io::Error>),

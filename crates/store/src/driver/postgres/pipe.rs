@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use provisor_core::Timestamp;
 use tokio_postgres::{Client, Error, SimpleQueryMessage, Statement};
 
@@ -19,7 +19,7 @@ use super::faults::Fault;
 use super::values;
 use crate::clock::Carried;
 use crate::op::OpError;
-use crate::tx::{Answer, RawTx, Stmt};
+use crate::tx::{Answer, Query, RawTx, Stmt};
 use crate::value::{Row, Val};
 
 /// What waits to be sent is sent at this number in any case.
@@ -32,6 +32,18 @@ enum Values {
     Columns(Vec<Vec<Val>>),
 }
 
+impl Values {
+    /// Rows of values as a column for each parameter.
+    fn columns(rows: Vec<Vec<Val>>) -> Self {
+        let count = rows.first().map_or(0, Vec::len);
+        let mut columns: Vec<Vec<Val>> = (0..count).map(|_| Vec::with_capacity(rows.len())).collect();
+        for row in rows {
+            columns.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
+        }
+        Self::Columns(columns)
+    }
+}
+
 /// Something to be sent.
 enum Message {
     /// A text without values: a savepoint, an end.
@@ -41,7 +53,7 @@ enum Message {
     /// A statement whose answer is at most a number of rows, and how many they must be.
     Change(Statement, Values, Option<u64>),
     /// A query.
-    Query(Statement, Vec<Val>),
+    Query(Statement, Values),
 }
 
 /// What is sent with the next exchange, and whose it is.
@@ -103,13 +115,24 @@ impl Pipe {
         self.waiting.iter().any(|w| matches!(w.message, Message::Change(_, _, Some(_))))
     }
 
+    /// Sends all that waits, and nobody waits for the answers. What never asked anything has not even begun.
+    pub(super) fn send_off(&mut self) {
+        let sent = std::mem::take(&mut self.waiting);
+        if self.exchanges > 0 {
+            for waiting in &sent {
+                // Polled once it is on its way; dropped, its answer is passed over.
+                drop(self.deliver(&waiting.message).now_or_never());
+            }
+        }
+    }
+
     /// Sends all that waits and waits for its answers.
     pub(super) async fn exchange(&mut self) -> Result<(), Trouble> {
         self.ask(Vec::new()).await.map(drop)
     }
 
     /// The same, and some questions behind it; their answers.
-    async fn ask(&mut self, questions: Vec<(Statement, Vec<Val>)>) -> Result<Vec<Vec<tokio_postgres::Row>>, Trouble> {
+    async fn ask(&mut self, questions: Vec<(Statement, Values)>) -> Result<Vec<Vec<tokio_postgres::Row>>, Trouble> {
         let before = self.waiting.len();
         let of = self.current;
         let questions = questions.into_iter().map(|(s, values)| Waiting { message: Message::Query(s, values), of });
@@ -148,7 +171,11 @@ impl Pipe {
                 if expected.is_none_or(|expected| expected == changed) { Ok(Vec::new()) } else { Err(Fault::Fenced) }
             }),
             Message::Query(statement, values) => Box::pin(async move {
-                client.query_raw(statement, values.iter()).await.map_err(lost)?.try_collect().await.map_err(lost)
+                let found = match values {
+                    Values::Row(values) => client.query_raw(statement, values.iter()).await,
+                    Values::Columns(columns) => client.query_raw(statement, columns.iter()).await,
+                };
+                found.map_err(lost)?.try_collect().await.map_err(lost)
             }),
         }
     }
@@ -174,8 +201,11 @@ impl Pipe {
         Ok(prepared)
     }
 
-    /// The statement that inserts many rows, where there is one.
+    /// The statement over arrays, where there is one.
     async fn prepared_for_many(&mut self, stmt: &'static Stmt) -> Result<Option<Statement>, Trouble> {
+        if stmt.arrays {
+            return self.prepared(stmt).await.map(Some);
+        }
         let text = stmt.postgres.unwrap_or(stmt.text);
         if let Some(known) = self.many.get(text) {
             return Ok(Some(known.clone()));
@@ -236,27 +266,37 @@ impl PgTx<'_> {
         if self.pipe.waiting.len() < WAITING_LIMIT { Ok(()) } else { self.pipe.exchange().await }
     }
 
-    async fn batch_now(&mut self, stmt: &'static Stmt, rows: &[Vec<Val>]) -> Result<(), Trouble> {
-        let many = if rows.len() > 1 { self.pipe.prepared_for_many(stmt).await? } else { None };
+    async fn batch_now(&mut self, stmt: &'static Stmt, rows: Vec<Vec<Val>>, each_one: bool) -> Result<(), Trouble> {
+        let many = if stmt.arrays || rows.len() > 1 { self.pipe.prepared_for_many(stmt).await? } else { None };
         if let Some(statement) = many {
-            let count = rows.first().map_or(0, Vec::len);
-            let column = |index: usize| rows.iter().map(|row| row.get(index).cloned().unwrap_or(Val::Null)).collect();
-            let columns = Values::Columns((0..count).map(column).collect());
-            return self.send_now(Message::Change(statement, columns, None)).await;
+            let expected = each_one.then_some(rows.len() as u64);
+            return self.send_now(Message::Change(statement, Values::columns(rows), expected)).await;
         }
         let statement = self.pipe.prepared(stmt).await?;
         for row in rows {
-            self.send_now(Message::Change(statement.clone(), Values::Row(row.clone()), None)).await?;
+            self.send_now(Message::Change(statement.clone(), Values::Row(row), each_one.then_some(1))).await?;
         }
         Ok(())
     }
 
-    async fn several_now(&mut self, questions: &[(&'static Stmt, Vec<Val>)]) -> Result<Vec<Vec<tokio_postgres::Row>>, Trouble> {
-        let mut prepared = Vec::with_capacity(questions.len());
-        for (stmt, values) in questions {
-            prepared.push((self.pipe.prepared(stmt).await?, values.clone()));
+    async fn several_now(&mut self, queries: Vec<Query>) -> Result<Vec<Vec<tokio_postgres::Row>>, Trouble> {
+        let mut prepared = Vec::with_capacity(queries.len());
+        let mut counts = Vec::with_capacity(queries.len());
+        for Query { stmt, rows } in queries {
+            if rows.is_empty() {
+                counts.push(0);
+                continue;
+            }
+            let statement = self.pipe.prepared(stmt).await?;
+            counts.push(if stmt.arrays { 1 } else { rows.len() });
+            if stmt.arrays {
+                prepared.push((statement, Values::columns(rows)));
+            } else {
+                prepared.extend(rows.into_iter().map(|row| (statement.clone(), Values::Row(row))));
+            }
         }
-        self.pipe.ask(prepared).await
+        let mut answers = self.pipe.ask(prepared).await?.into_iter();
+        Ok(counts.into_iter().map(|count| answers.by_ref().take(count).flatten().collect()).collect())
     }
 
     /// Sends what waits, where the operation is alone and its end is near.
@@ -289,16 +329,16 @@ impl RawTx for PgTx<'_> {
         Box::pin(async move {
             let answer = async {
                 let statement = self.pipe.prepared(stmt).await?;
-                self.pipe.ask(vec![(statement, params.to_vec())]).await
+                self.pipe.ask(vec![(statement, Values::Row(params.to_vec()))]).await
             };
             let answer = answer.await;
             read(&self.note(answer)?.concat())
         })
     }
 
-    fn several<'a>(&'a mut self, questions: &'a [(&'static Stmt, Vec<Val>)]) -> Answer<'a, Vec<Vec<Row>>> {
+    fn several(&mut self, queries: Vec<Query>) -> Answer<'_, Vec<Vec<Row>>> {
         Box::pin(async move {
-            let answer = self.several_now(questions).await;
+            let answer = self.several_now(queries).await;
             self.note(answer)?.iter().map(|rows| read(rows)).collect()
         })
     }
@@ -314,9 +354,9 @@ impl RawTx for PgTx<'_> {
         })
     }
 
-    fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: &'a [Vec<Val>]) -> Answer<'a, ()> {
+    fn batch<'a>(&'a mut self, stmt: &'static Stmt, rows: Vec<Vec<Val>>, each_one: bool) -> Answer<'a, ()> {
         Box::pin(async move {
-            let answer = self.batch_now(stmt, rows).await;
+            let answer = self.batch_now(stmt, rows, each_one).await;
             self.note(answer)
         })
     }

@@ -122,7 +122,7 @@ impl Scene {
         Some(Self::over(Arc::new(driver), clock, None))
     }
 
-    fn over(driver: Arc<dyn Driver>, clock: Arc<ManualClock>, folder: Option<Folder>) -> Self {
+    pub fn over(driver: Arc<dyn Driver>, clock: Arc<ManualClock>, folder: Option<Folder>) -> Self {
         let faults = Arc::new(Faulty::new(driver, 1));
         let seed = AtomicU64::new(1);
         let context = Context {

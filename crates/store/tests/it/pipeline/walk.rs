@@ -223,7 +223,7 @@ impl Walk {
                 16..19 => fail(Class::Throttled),
                 19..20 => fail(Class::Auth),
                 20..22 => fail(Class::Capacity),
-                22..25 => Reply::TimedOut { last_seen: None },
+                22..25 => Reply::TimedOut { last_seen: None, diagnosis: Vec::new() },
                 25..28 if work.tag.is_some() => Reply::Progress(made(&format!("early-{}", work.name))),
                 28..30 => Reply::Failed(Failure::new(Class::Transient, "error", "in state ERROR").spoiled()),
                 _ => return good(call),
@@ -237,7 +237,7 @@ impl Walk {
             },
             Task::Release(_) => match drawn {
                 0..15 => fail(Class::Transient),
-                15..18 => Reply::TimedOut { last_seen: Some("deleting".to_owned()) },
+                15..18 => Reply::TimedOut { last_seen: Some("deleting".to_owned()), diagnosis: Vec::new() },
                 18..20 => Reply::Gone { replaced: true },
                 _ => return good(call),
             },

@@ -1,0 +1,104 @@
+//! What an operator or a tenant got wrong: each is classed, and names what is wrong.
+
+use serde_json::json;
+
+use super::project::{Project, variable};
+use super::shows::vps;
+use super::{apply, credentials, start};
+use crate::house::Server;
+use crate::outside::{Http, text, wait};
+
+/// A cluster's entry; further keys with a comma before.
+fn cluster(name: &str, settings: &str, credentials: &str) -> String {
+    format!(
+        "- {{name: {name}, provider: openstack, region: eu-west-1, capacity: {{cpu: 100, memory_gb: 100, storage_gb: 100, slots: 10}}, \
+         endpoint: {{auth_url: '{}', region_name: RegionOne}}, credentials: {credentials}, \
+         settings: {{{settings}, late_create_seconds: 1, retry: {{initial_seconds: 0.1, cap_seconds: 1, max_retries: 2}}}}}}\n",
+        variable("OS_AUTH_URL")
+    )
+}
+
+const GOOD: &str = "network: private, external_network: public, images: {debian-12: tiny}";
+
+/// It fails with this code and class, and names the cause.
+fn fails(server: &Server, name: &str, (more, image): (&str, &str), told: (&str, &str, &str)) {
+    let (code, class, cause) = told;
+    let entry = vps(name, &format!(", ports: [22], strategy: {{type: single}}{more}")).replace("debian-12", image);
+    apply(server, &format!("requests:\n{entry}"), &[]).exits(0);
+    let http = Http::of(server);
+    let found = http.requests().into_iter().find(|r| r["name"] == name).unwrap();
+    let done = wait(&format!("{name} is over"), || {
+        let now = http.request(text(&found, "/id"));
+        (now["state"] == "rolled_back").then_some(now)
+    });
+    assert_eq!((&done["error"]["code"], &done["error"]["class"]), (&json!(code), &json!(class)), "{done:#}");
+    assert!(text(&done, "/error/message").contains(cause), "{name}: {cause:?} is not in {:#}", done["error"]);
+    assert!(!done["error"].to_string().contains("hunter2"), "{done:#}");
+}
+
+#[test]
+fn mistakes_are_classed_and_named() {
+    let Some(project) = Project::of_environment() else { return };
+    let admin = Project::login(&variable("OS_AUTH_URL"), "admin", "admin");
+    // An image that needs more than the volume has, one that never got its bytes, and somebody without a role.
+    let image = |name: &str, min_disk: u32| {
+        let body = json!({"name": name, "min_disk": min_disk, "container_format": "bare", "disk_format": "raw"});
+        let made = project.ask(&["image"], "POST", "/v2/images", Some(&body)).is(201);
+        text(&made, "/id").to_owned()
+    };
+    let (large, empty) = (image("provisor-large", 5), image("provisor-empty", 0));
+    project.upload(&large, "0123456789");
+    let body = json!({"user": {"name": "provisor-stranger", "password": "hunter2", "domain_id": "default"}});
+    let made = admin.ask(&["identity"], "POST", "/users", Some(&body)).is(201);
+    let stranger = text(&made, "/user/id").to_owned();
+
+    let result = std::panic::catch_unwind(|| {
+        let server = start();
+        let as_user = |user: &str, password: &str| {
+            format!("{{username: {user}, password: {password}, project_name: {}}}", variable("OS_PROJECT_NAME"))
+        };
+        let good = credentials();
+        let manifest = [
+            "tenants:\n- {name: acme}\nclusters:\n".to_owned(),
+            cluster("os", GOOD, &good),
+            cluster("password", GOOD, &as_user(&variable("OS_USERNAME"), "hunter2")),
+            cluster("stranger", GOOD, &as_user("provisor-stranger", "hunter2")),
+            cluster("flavor", &format!("{GOOD}, flavors: [no-such-flavor]"), &good),
+            cluster("network", "network: nowhere, external_network: public, images: {debian-12: tiny}", &good),
+            cluster("outside", "network: private, external_network: nowhere, images: {debian-12: tiny}", &good),
+            cluster("type", &format!("{GOOD}, volume_type: no-such-type"), &good),
+        ]
+        .concat();
+        apply(&server, &manifest, &[]).exits(0);
+        let refused = ("credentials_refused", "auth", "identity POST /auth/tokens: 401");
+        for (name, told) in [
+            ("password", refused),
+            ("stranger", refused),
+            ("flavor", ("flavor_not_found", "permanent", "no-such-flavor")),
+            ("network", ("network_not_found", "permanent", "nowhere")),
+            ("outside", ("network_not_found", "permanent", "nowhere")),
+            ("type", ("not_found", "permanent", "no-such-type")),
+        ] {
+            fails(&server, name, (&format!(", cluster: {name}"), "debian-12"), told);
+        }
+        for (name, image, told) in [
+            ("image", "no-such-image", ("image_not_found", "permanent", "no-such-image")),
+            ("large", "provisor-large", ("image_not_usable", "permanent", "needs 5 GiB of storage, asked are 1")),
+            ("empty", empty.as_str(), ("image_not_usable", "permanent", "is queued, not active")),
+        ] {
+            fails(&server, name, (", cluster: os", image), told);
+        }
+        let test = server.run(&["cluster", "test", "password"]);
+        assert!(test.exit == 1 && test.out.contains("login") && test.out.contains("401"), "{test:?}");
+        let test = server.run(&["cluster", "test", "flavor"]);
+        assert!(test.exit == 1 && test.out.contains("settings.flavors"), "{test:?}");
+        assert!(!server.log().contains("hunter2"), "the log holds a password");
+    });
+    admin.ask(&["identity"], "DELETE", &format!("/users/{stranger}"), None);
+    for id in [large, empty] {
+        project.ask(&["image"], "DELETE", &format!("/v2/images/{id}"), None);
+    }
+    if let Err(failed) = result {
+        std::panic::resume_unwind(failed);
+    }
+}
