@@ -13,6 +13,7 @@ mod openstack;
 mod process;
 mod services;
 mod shell;
+mod sim;
 mod suite;
 mod tally;
 mod test;
@@ -33,6 +34,9 @@ cargo xtask COMMAND
   bench [--keep] [--systems NAME,…] [--concurrency N,…] [--seconds S] [--rounds N] [--count-flushes]
   bench --stored N [--keep]
                                               requests a second beside the bare floors (docs/performance.md)
+  sim hunt [--minutes N | --seeds N] [--from SEED] [--threads N]
+      replay|shrink SEED|FILE                 the deterministic simulator (docs/simulator.md)
+      meta SEED | mutants [--seeds N]
   ci                                          fmt, clippy, tidy, generate --check
   tidy                                        sizes, crate directions, module docs, banned words, links
   generate [--check]                          docs/generated and docs/openapi.json; --check only compares
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         ["test", options @ ..] => test::run(options),
         ["chaos", options @ ..] => chaos::run(options),
         ["bench", options @ ..] => bench::run(options),
+        ["sim", options @ ..] => sim::run(options),
         ["ci"] => ci::run(),
         ["tidy"] => tidy::run(),
         ["generate"] => generate::run(generate::Mode::Write),

@@ -63,6 +63,7 @@ pub(crate) const SPECIAL: &[Special] = &[
     Special { stage: Stage::Chaos, package: "provisor", target: "it", tests: "recovery::" },
     Special { stage: Stage::Chaos, package: "provisor", target: "it", tests: "race::" },
     Special { stage: Stage::Chaos, package: "provisor-engine", target: "it", tests: "crash::sqlite::" },
+    Special { stage: Stage::Chaos, package: "provisor-sim", target: "it", tests: "many::" },
     Special { stage: Stage::Chaos, package: "provisor-engine", target: "it", tests: "lives::" },
 ];
 

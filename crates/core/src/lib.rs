@@ -19,6 +19,7 @@ pub mod event;
 pub mod failure;
 pub mod id;
 pub mod lifecycle;
+pub mod mutant;
 pub mod order;
 pub mod placement;
 pub mod quota;

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use provisor_core::mutant::{self, Mutant};
 use provisor_core::workflow::call::{Held, Work};
 use provisor_core::workflow::{Answer, Call, CallKey, Made, Reply, Task};
 use provisor_core::{Class, Failure, Span, Timestamp};
@@ -176,7 +177,7 @@ async fn perform(line: &Line, bound: &Bound, call: &Call, work: &mut Work) -> Re
     {
         return reply;
     }
-    if call.send_by.is_some_and(|by| line.store.now() > by) {
+    if call.send_by.is_some_and(|by| line.store.now() > by) && !mutant::on(Mutant::NoSendBy) {
         // H5: too late to send; it was not sent, so this is no doubt.
         return Reply::Failed(Failure::new(Class::Transient, "not_sent_in_time", "the call could not be sent within its lease"));
     }

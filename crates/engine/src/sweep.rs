@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use provisor_core::id::Tag;
+use provisor_core::mutant::{self, Mutant};
 use provisor_core::run::RowState;
 use provisor_core::workflow::Found;
 use provisor_core::workflow::call::Held;
@@ -125,7 +126,7 @@ impl Engine {
             inventory.alarm = Some("an own tag without a ledger row was found, as after a restore; nothing is released here: see `provisor admin after-restore`".to_owned());
         } else if wanted.len() > limit {
             inventory.alarm = Some(format!("{} objects would be released, more than {limit}; nothing is released", wanted.len()));
-        } else if !dry_run {
+        } else if !dry_run && !mutant::on(Mutant::NoSweep) {
             for (row, found) in wanted {
                 if self.release_orphan(role, view, &row, &found).await {
                     // What comes back once more is seen twice once more.

@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("crates/store", &["provisor-core"]),
     ("crates/engine", &["provisor-core", "provisor-store", "provisor-provider"]),
     ("crates/worlds", &["provisor-core"]),
+    ("crates/sim", &["provisor-core", "provisor-engine", "provisor-provider", "provisor-simulation", "provisor-store"]),
     ("crates/api", &["provisor-core", "provisor-engine", "provisor-provider", "provisor-store", "provisor-wire"]),
     ("xtask", &["provisor-core"]),
     ("bench", &[]),

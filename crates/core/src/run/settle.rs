@@ -8,6 +8,7 @@ use super::{Moment, Operation, OperationStatus, RowState, Run};
 use crate::event::{Event, EventKind, ResourceRef};
 use crate::failure::{Class, Failure};
 use crate::id::ResourceId;
+use crate::mutant::{self, Mutant};
 use crate::time::Span;
 use crate::workflow::plan::OnRetry;
 use crate::workflow::retry::backoff;
@@ -132,7 +133,7 @@ impl Run {
     ) {
         let row = self.operations(place).get(index).and_then(|o| o.row).filter(|_| latest);
         self.free(row);
-        let uncertain = timed_out || failure.class == Class::Ambiguous;
+        let uncertain = (timed_out || failure.class == Class::Ambiguous) && !mutant::on(Mutant::NoDoubt);
         let doubt = self.ledger.iter_mut().find(|r| Some(r.id) == row && r.provider_id.is_none() && !r.is_closed());
         let in_doubt = doubt.is_some_and(|row| {
             row.in_doubt |= uncertain;
@@ -276,7 +277,7 @@ impl Run {
         let error = self.operations(place).get(index).and_then(|o| o.tries.last()).and_then(|t| t.error.clone());
         let error = error.unwrap_or_else(|| Failure::new(Class::Transient, "answer_lost", "the answer of the create was lost"));
         let lag = self.base(place).and_then(|i| self.attempts.get(i)).map_or(Span::ZERO, |a| a.settings.list_lag);
-        if let Some(kept) = Found::kept(found) {
+        if let Some(kept) = Found::kept(found).filter(|_| !mutant::on(Mutant::NoAdoption)) {
             self.adopt(id, kept, m);
             self.touch(m);
             if kept.spoiled {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use provisor_core::chance::SplitMix;
 use provisor_core::check::Flaws;
 use provisor_core::event::Actor;
+use provisor_core::mutant::{self, Mutant};
 use provisor_core::placement::Choice;
 use provisor_core::quota::{self, Dimension, Usage};
 use provisor_core::run::Admission;
@@ -439,7 +440,7 @@ impl Admit {
     }
 
     fn remember(&self, facts: &mut Facts, views: &[RequestView], writes: &mut Writes, now: Timestamp) -> Result<(), OpError> {
-        let Some(key) = &self.idempotency else { return Ok(()) };
+        let Some(key) = self.idempotency.as_ref().filter(|_| !mutant::on(Mutant::NoIdempotency)) else { return Ok(()) };
         let ids: Vec<RequestId> = views.iter().map(|v| v.run.id).collect();
         // The tenant's id and not its name, which another tenant may have one day (H26).
         let scope = facts.tenants.get(self.scope()).map_or_else(|| self.scope().to_owned(), |t| t.id.to_string());

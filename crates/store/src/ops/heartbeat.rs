@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use provisor_core::mutant::{self, Mutant};
 use provisor_core::{RequestId, Timestamp};
 
 use super::save::Context;
@@ -34,12 +35,14 @@ pub struct Kept {
 }
 
 const EXTEND: Stmt = both("update request set due_at = ?4 where id = ?1 and generation = ?2 and worker = ?3 returning attention");
+// Only for a broken variant.
+const EXTEND_ALL: Stmt = both("update request set due_at = ?2 where worker = ?1");
 const ALIVE: Stmt = both("select name, value from meta where name in ('alive_at', 'downtime')");
 const PUT: Stmt = both("insert into meta (name, value) values (?1, ?2) on conflict (name) do update set value = excluded.value");
 const HAND_BACK: Stmt = both("update request set worker = null, due_at = ?3 where id = ?1 and generation = ?2 and worker = ?4");
 const FREE_ALL: Stmt = both("update request set worker = null, due_at = ?1 where worker is not null");
 
-pub(crate) const STATEMENTS: &[&Stmt] = &[&EXTEND, &ALIVE, &PUT, &HAND_BACK, &FREE_ALL];
+pub(crate) const STATEMENTS: &[&Stmt] = &[&EXTEND, &EXTEND_ALL, &ALIVE, &PUT, &HAND_BACK, &FREE_ALL];
 
 impl Op for KeepLeases {
     type Out = Vec<Kept>;
@@ -56,6 +59,9 @@ impl Op for KeepLeases {
             Query::new(&EXTEND, values)
         };
         let extended = self.leases.iter().map(extend).collect();
+        if mutant::on(Mutant::BlindHeartbeat) {
+            tx.exec(&EXTEND_ALL, &[self.worker.as_str().into(), until.0.into()]).await?;
+        }
         for ((id, generation), rows) in self.leases.iter().zip(tx.several(extended).await?) {
             if let Some(row) = rows.first() {
                 kept.push(Kept { id: *id, generation: *generation, attention: row.int(0)? != 0 });

@@ -9,6 +9,7 @@ use provisor_core::budget;
 use provisor_core::chance::SplitMix;
 use provisor_core::event::{Actor, Event, EventKind};
 use provisor_core::id::EventId;
+use provisor_core::mutant::{self, Mutant};
 use provisor_core::quota::Amounts;
 use provisor_core::run::{AttemptState, Command, Moment, RUN_VERSION, Row as LedgerRow};
 use provisor_core::spec::Strategy;
@@ -304,6 +305,7 @@ fn project(writes: &mut Writes, loaded: &mut Loaded) {
     writes.resources.extend(changed.map(|r| resource_values(run.id, r)));
     let count = i64::from(run.holds_quota()) - i64::from(!loaded.state.is_terminal());
     let work = i64::from(run.is_in_work()) - i64::from(loaded.in_work);
+    let count = if mutant::on(Mutant::QuotaKept) { count.max(0) } else { count };
     if count != 0 || work != 0 {
         hold_tenant(writes, run, count, work);
     }
@@ -311,7 +313,7 @@ fn project(writes: &mut Writes, loaded: &mut Loaded) {
     for cluster in loaded.holdings.keys().chain(after.keys()).collect::<BTreeSet<_>>() {
         let old = loaded.holdings.get(cluster).copied().unwrap_or_default();
         let new = after.get(cluster).copied().unwrap_or_default();
-        if old != new {
+        if old != new && !(mutant::on(Mutant::CapacityKept) && new == Holding::default()) {
             let (reserved, used) = (new.reserved.plus(old.reserved.negated()), new.used.plus(old.used.negated()));
             let slots = (new.reserved_slots - old.reserved_slots, new.used_slots - old.used_slots);
             let (r, u, launches) = (reserved, used, new.launches - old.launches);
