@@ -10,7 +10,7 @@ mod tls;
 use provisor_store::Store;
 use provisor_store::driver::Postgres;
 use provisor_store::driver::postgres::Lanes;
-use server::database;
+pub use server::{database, sql};
 
 /// Enough for one test; each connection costs it time.
 pub const FEW: Lanes = Lanes::of(2, 1, 16);
