@@ -154,8 +154,8 @@ pub async fn is_as_one_by_one(scene: Scene) {
     }
 }
 
-fn key(key: &str, fingerprint: &str) -> Option<Idempotency> {
-    Some(Idempotency { route: "r".to_owned(), key: key.to_owned(), fingerprint: fingerprint.to_owned() })
+fn key(key: &str, fingerprint: &str) -> Idempotency {
+    Idempotency { route: "r".to_owned(), key: key.to_owned(), fingerprint: fingerprint.to_owned() }
 }
 
 /// H18, H20, H21 inside of one group.
@@ -163,12 +163,12 @@ pub async fn the_first_of_a_group_wins(scene: Scene) {
     scene.tenant("acme", json!({"quota": {"cpu": 4}})).await;
     scene.cluster("one", json!({})).await;
     let calls = vec![
-        scene.admission(vec![spec("db", json!({}))], key("a", "f")),
+        scene.admission(vec![spec("db", json!({}))], Some(key("a", "f"))),
         scene.admission(vec![spec("web", json!({})), spec("db", json!({}))], None),
-        scene.admission(vec![spec("db", json!({}))], key("a", "f")),
-        scene.admission(vec![spec("db", json!({}))], key("a", "other")),
-        scene.admission(vec![spec("large", cpus(4))], key("b", "f")),
-        scene.admission(vec![spec("web", cpus(3))], key("b", "g")),
+        scene.admission(vec![spec("db", json!({}))], Some(key("a", "f"))),
+        scene.admission(vec![spec("db", json!({}))], Some(key("a", "other"))),
+        scene.admission(vec![spec("large", cpus(4))], Some(key("b", "f"))),
+        scene.admission(vec![spec("web", cpus(3))], Some(key("b", "g"))),
         scene.admission(vec![spec("more", cpus(1))], None),
     ];
     let answers = scene.store.run(Together(calls)).await.unwrap();
