@@ -114,7 +114,12 @@ fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Queued>, cloc
     let mut group = Vec::with_capacity(GROUP_LIMIT);
     while queue.blocking_recv_many(&mut group, GROUP_LIMIT) > 0 {
         let results = write_group(&mut connection, &group, clock);
-        if results.is_err() {
+        let outage = |result: &Result<(), OpError>| result.as_ref().is_err_and(OpError::is_outage);
+        let is_full = match &results {
+            Ok(each) => each.iter().any(outage),
+            Err(_) => true,
+        };
+        if is_full {
             make_room(&connection);
         }
         for (index, queued) in group.drain(..).enumerate() {

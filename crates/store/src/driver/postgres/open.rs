@@ -235,13 +235,15 @@ impl Address {
         client.batch_execute(&format!("select pg_advisory_lock({MIGRATION_LOCK})")).await.map_err(|e| self.error(&e))?;
         // The lock goes with the session, which ends here in any case.
         let failed = |e: refinery::Error| {
-            let asked = match e.kind() {
-                refinery::error::Kind::Connection(_, cause) => cause.downcast_ref().map(|cause| self.error(cause)),
+            let cause: Option<&tokio_postgres::Error> = match e.kind() {
+                refinery::error::Kind::Connection(_, cause) => cause.downcast_ref(),
                 _ => None,
             };
-            let migration = || PostgresError::Migration { place: self.place.clone(), reason: one_line(&e) };
+            // The server's words; the tool's own are "db error".
+            let reason = cause.map_or_else(|| one_line(&e), faults::text);
             let passing = |e: &PostgresError| matches!(e, PostgresError::Unreachable { .. } | PostgresError::Full { .. });
-            asked.filter(passing).unwrap_or_else(migration)
+            let migration = || PostgresError::Migration { place: self.place.clone(), reason };
+            cause.map(|cause| self.error(cause)).filter(passing).unwrap_or_else(migration)
         };
         let listed: Result<Vec<_>, _> = MIGRATIONS.iter().map(|(name, sql)| refinery::Migration::unapplied(name, sql)).collect();
         let listed = listed.map_err(failed)?;
