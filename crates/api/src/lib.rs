@@ -21,6 +21,7 @@ mod router;
 mod routes;
 pub mod show;
 mod sse;
+mod tail;
 
 pub use backend::Backend;
 pub use engine::{EngineBackend, SimInventory};
@@ -37,6 +38,7 @@ pub struct App {
     backend: Arc<dyn Backend>,
     tokens: Arc<auth::Tokens>,
     streams: Arc<Semaphore>,
+    tail: Arc<tail::Tail>,
     closing: watch::Receiver<bool>,
 }
 
@@ -44,7 +46,8 @@ impl App {
     /// An application over an engine. When `closing` turns true, live streams end, so that a graceful
     /// shutdown does not wait for their readers.
     pub fn new(backend: Arc<dyn Backend>, closing: watch::Receiver<bool>) -> Self {
-        Self { backend, tokens: Arc::default(), streams: Arc::new(Semaphore::new(STREAM_LIMIT)), closing }
+        let streams = Arc::new(Semaphore::new(STREAM_LIMIT));
+        Self { backend, tokens: Arc::default(), streams, tail: Arc::default(), closing }
     }
 
     pub(crate) fn store(&self) -> &Store {

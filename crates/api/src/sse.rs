@@ -2,7 +2,9 @@
 //! cut off goes on with `Last-Event-ID`.
 //!
 //! The bell only shortens the wait; the log is looked at again each second anyway, because another process
-//! may write to it. Rejected: pushing events from the writers, which would lose them at each gap.
+//! may write to it. At the end of the log all streams read it together ([`crate::tail`]), but for those of one tenant:
+//! whose a request is stands in its row, not in the log. Rejected: pushing events from the writers, which would lose them
+//! at each gap.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -15,17 +17,18 @@ use futures::Stream;
 use provisor_core::event::EventKind;
 use provisor_core::{RequestId, TenantId};
 use provisor_store::OpError;
-use provisor_store::ops::log::{EntriesOf, Entry, Feed};
+use provisor_store::ops::log::{EntriesOf, Entry, Feed, Head, Standing};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::App;
 use crate::problem::Problem;
 use crate::show;
+use crate::tail::News;
 
 /// A comment goes out this often, so that proxies keep the connection and readers notice when it is dead.
 const BEAT: Duration = Duration::from_secs(15);
 /// The log is looked at again after this, whether or not the bell rang.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// After an error of the store.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Entries read at a time.
@@ -38,7 +41,7 @@ pub(crate) enum Source {
     Request {
         /// Which.
         id: RequestId,
-        /// The last version looked at.
+        /// The last version looked at; 0 before the first look.
         version: i64,
     },
     /// The whole feed.
@@ -107,8 +110,8 @@ impl Reader {
                 return Some(event);
             }
             // Why before the look: what rings during it must wake the wait below.
-            self.bell.borrow_and_update();
-            let pause = match self.fill().await {
+            let bell = *self.bell.borrow_and_update();
+            let pause = match self.fill(bell).await {
                 Ok(true) => continue,
                 Ok(false) => LOOK_AGAIN,
                 Err(error) => {
@@ -126,32 +129,71 @@ impl Reader {
     }
 
     /// Reads on; answers whether there may be more at once.
-    async fn fill(&mut self) -> Result<bool, OpError> {
-        let (entries, more) = match &mut self.source {
+    async fn fill(&mut self, bell: u64) -> Result<bool, OpError> {
+        let begins = matches!(self.source, Source::Request { version: 0, .. });
+        let alone = matches!(self.source, Source::Feed { tenant: Some(_), .. });
+        if !begins && !alone {
+            let app = self.app.clone();
+            if let Some(news) = app.tail.after(app.store(), self.position, bell).await? {
+                return self.take(&news, app.backend.installation());
+            }
+        }
+        match &mut self.source {
             Source::Request { id, version } => {
+                // Before the events, so that what comes between the two is not passed by.
+                let head = self.app.store().run(Head).await?;
                 let entries = self.app.store().run(EntriesOf { subject: *id, after: *version }).await?;
                 *version = entries.last().map_or(*version, |e| e.version);
-                (entries, false)
+                let after = if begins { self.position } else { 0 };
+                self.position = head;
+                self.show(entries.iter().filter(|e| e.sequence.is_some() && e.position > after));
+                Ok(!entries.is_empty())
             }
             Source::Feed { kinds, tenant } => {
                 let feed =
                     Feed { after: self.position, kinds: kinds.clone(), tenant: *tenant, limit: PAGE, published_only: true };
                 let page = self.app.store().run(feed).await?;
                 self.position = page.next;
-                (page.entries, !page.at_head)
+                self.show(page.entries.iter());
+                Ok(!page.at_head || !self.ready.is_empty())
             }
-        };
-        let of_request = matches!(self.source, Source::Request { .. });
-        let after = self.position;
+        }
+    }
+
+    fn show<'e>(&mut self, entries: impl Iterator<Item = &'e Entry>) {
         let installation = self.app.backend.installation();
-        let fresh = entries.iter().filter(|e| e.sequence.is_some() && (!of_request || e.position > after));
-        self.ready.extend(fresh.map(|e| event_of(e, installation)));
-        Ok(more || !self.ready.is_empty())
+        let shown = entries.map(|e| event_of(e.position, e.kind, &show::event::text(e, installation)));
+        self.ready.extend(shown);
+    }
+
+    /// What this stream shows of the end of the log.
+    fn take(&mut self, news: &News, installation: &str) -> Result<bool, OpError> {
+        for told in &news.rows {
+            let of_others = matches!(&self.source, Source::Request { id, .. } if told.row().subject() != *id);
+            if of_others {
+                continue;
+            }
+            let (position, source) = (self.position, &self.source);
+            let wanted = |s: &Standing| {
+                s.sequence.is_some()
+                    && match source {
+                        Source::Request { version, .. } => s.version > *version,
+                        Source::Feed { kinds, .. } => s.position > position && (kinds.is_empty() || kinds.contains(&s.kind)),
+                    }
+            };
+            for shown in told.shown(installation, wanted) {
+                let (standing, text) = shown?;
+                self.ready.push_back(event_of(standing.position, standing.kind, text));
+            }
+            if let (Source::Request { version, .. }, Some(last)) = (&mut self.source, told.row().standings().last()) {
+                *version = last.version.max(*version);
+            }
+        }
+        self.position = news.to;
+        Ok(news.more || !self.ready.is_empty())
     }
 }
 
-fn event_of(entry: &Entry, installation: &str) -> Event {
-    let shown = show::event::event(entry, installation);
-    let data = serde_json::to_string(&shown).unwrap_or_default();
-    Event::default().id(entry.position.to_string()).event(entry.kind.name()).data(data)
+fn event_of(position: i64, kind: EventKind, text: &str) -> Event {
+    Event::default().id(position.to_string()).event(kind.name()).data(text)
 }

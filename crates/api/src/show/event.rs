@@ -42,6 +42,11 @@ pub fn event(entry: &Entry, installation: &str) -> CloudEvent {
     }
 }
 
+/// The same as text.
+pub(crate) fn text(entry: &Entry, installation: &str) -> String {
+    serde_json::to_string(&event(entry, installation)).unwrap_or_default()
+}
+
 fn request(entry: &Entry) -> RequestRef {
     let id = entry.subject.to_string();
     match &entry.request {

@@ -142,6 +142,43 @@ async fn the_live_feed_begins_now_or_where_told() {
     assert_eq!(wrong.faults(), [("Last-Event-ID".into(), "format".into())]);
 }
 
+/// All streams read the end of the log together; one that falls behind what is kept of it, begins late or follows one request
+/// misses and repeats nothing.
+#[tokio::test]
+async fn streams_show_the_same_however_far_they_are() {
+    let world = World::new().await;
+    let mut slow = Live::open(&world, "/api/events/stream", None).await;
+    let mut quick = Live::open(&world, "/api/events/stream", None).await;
+    let first = cancelled(&world, "first").await;
+    let mut seen = Vec::new();
+    let mut of_first = Live::open(&world, &format!("/api/requests/{first}/events"), None).await;
+    for n in 0..300 {
+        for _ in 0..3 {
+            seen.push(quick.next().await);
+        }
+        cancelled(&world, &format!("r-{n}")).await;
+        if n == 200 {
+            let mut late = Live::open(&world, &format!("/api/events/stream?after={}", seen[2].0), None).await;
+            let mut some = Live::open(&world, "/api/events/stream?after=0&type=provisioning.rolled-back", None).await;
+            for event in seen.iter().skip(3) {
+                assert_eq!(&late.next().await, event);
+            }
+            for event in seen.iter().filter(|(_, kind, _)| kind == "provisioning.rolled-back") {
+                assert_eq!(&some.next().await, event);
+            }
+        }
+    }
+    for event in &seen {
+        assert_eq!(&slow.next().await, event);
+    }
+    for event in seen.iter().take(3) {
+        assert_eq!(&of_first.next().await, event);
+    }
+    world.admit("last").await;
+    let ends: Vec<_> = [quick.next().await, slow.next().await].map(|e| e.2["subject"].clone()).into();
+    assert_eq!(ends[0], ends[1]);
+}
+
 #[tokio::test]
 async fn streams_end_when_the_server_closes_and_are_limited() {
     let world = World::new().await;

@@ -85,19 +85,17 @@ create table request (
 ) strict;
 
 create unique index request_name on request (tenant, name) where live = 1;
-create index request_due on request (due_at) where state <> 'queued' and due_at < 9223372036854775807;
+-- Holds the leases, too.
+create index request_due on request (due_at, worker) where state <> 'queued' and due_at < 9223372036854775807;
 create index request_queue on request (tenant, due_at, id) where state = 'queued';
 create index request_queue_until on request (state, queue_until) where queue_until is not null;
 create index request_no_room on request (no_room_since) where no_room_since is not null;
-create index request_worker on request (worker) where worker is not null;
-create index request_state on request (state, id);
+-- With the kind, for the numbers of /metrics.
+create index request_state on request (state, id, kind);
 create index request_tenant on request (tenant, id);
 create index request_tenant_state on request (tenant, state, id);
 create index request_kind on request (kind, id);
 create index request_by_name on request (name, id);
-create index request_live on request (id) where live = 1;
--- For the numbers of /metrics alone.
-create index request_census on request (state, kind);
 
 create table label (
     request text not null references request (id),

@@ -37,7 +37,9 @@ const EXTEND: Stmt = both("update request set due_at = ?4 where id = ?1 and gene
 const ALIVE: Stmt = both("select name, value from meta where name in ('alive_at', 'downtime')");
 const PUT: Stmt = both("insert into meta (name, value) values (?1, ?2) on conflict (name) do update set value = excluded.value");
 const HAND_BACK: Stmt = both("update request set worker = null, due_at = ?3 where id = ?1 and generation = ?2 and worker = ?4");
-const FREE_ALL: Stmt = both("update request set worker = null, due_at = ?1 where worker is not null");
+const FREE_ALL: Stmt = both(
+    "update request set worker = null, due_at = ?1 where state <> 'queued' and due_at < 9223372036854775807 and worker is not null",
+);
 
 pub(crate) const STATEMENTS: &[&Stmt] = &[&EXTEND, &ALIVE, &PUT, &HAND_BACK, &FREE_ALL];
 

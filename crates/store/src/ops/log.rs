@@ -14,7 +14,8 @@
 use provisor_core::event::{Event, EventKind};
 use provisor_core::{EventId, Kind, RequestId, State, TenantId, Timestamp};
 
-use super::log_row::{self, Standing, columns};
+use super::log_row::{self, columns};
+pub use super::log_row::{LogRow, Standing};
 use crate::op::{Mode, Op, OpError};
 use crate::tx::{Query, Stmt, Tx, both, each};
 use crate::value::{Row, Val};
@@ -216,34 +217,84 @@ impl Op for Feed {
     const MODE: Mode = Mode::Follow;
     async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
         let limit = self.limit.clamp(1, PAGE_LIMIT);
-        let head = head(tx).await?;
-        // Between two epochs there is nothing, and much of it.
-        let from =
-            if epoch_of(self.after) < epoch_of(head) { self.after.max(next(tx, self.after).await? - 1) } else { self.after };
-        // The end of a row, so that no row lies on both sides of it.
-        let far = from.saturating_add(SCAN_LIMIT);
-        let end = if far < head { next(tx, far - 1).await? } else { head };
-        // A position beyond the head is kept: the log of a restored store may be shorter.
-        if end <= self.after {
-            return Ok(FeedPage { entries: Vec::new(), next: self.after, at_head: true });
-        }
         // The first row may have been read in part and give nothing.
         let rows_limit = if self.kinds.is_empty() { limit + 1 } else { SCAN_LIMIT };
-        let mut params: Vec<Val> = vec![self.after.into(), end.into(), self.published_only.into(), rows_limit.into()];
-        let rows = match self.tenant {
-            Some(tenant) => {
-                let name = tx.row(&TENANT_NAME, &[tenant.into()]).await?;
-                let name = name.map(|r| r.text(0).map(str::to_owned)).transpose()?.ok_or(OpError::NotFound("tenant"))?;
-                params.extend([name.into(), tenant.into()]);
-                tx.rows(&FEED_OF_TENANT, &params).await?
-            }
-            None => tx.rows(&FEED, &params).await?,
-        };
-        let all_of_them = i64::try_from(rows.len()).unwrap_or(i64::MAX) < rows_limit;
-        let (entries, looked_at) = self.take(&rows, usize::try_from(limit).unwrap_or(usize::MAX))?;
-        let next = looked_at.unwrap_or(if all_of_them { end } else { rows.last().map_or(Ok(end), |row| row.int(0))? });
-        Ok(FeedPage { entries, next, at_head: next >= head })
+        let looked = look(tx, self.after, self.tenant, self.published_only, rows_limit).await?;
+        let (entries, taken_to) = self.take(&looked.rows, usize::try_from(limit).unwrap_or(usize::MAX))?;
+        let next = taken_to.unwrap_or(looked.next);
+        Ok(FeedPage { entries, next, at_head: next >= looked.head })
     }
+}
+
+/// The published rows of the log after a position, as they lie there: for whoever shows the same events to many.
+#[derive(Debug, Clone, Copy)]
+pub struct Tail {
+    /// After this position.
+    pub after: i64,
+    /// How many rows at most, 1 to [`PAGE_LIMIT`].
+    pub limit: i64,
+}
+
+/// What a [`Tail`] found.
+#[derive(Debug)]
+pub struct TailPage {
+    /// The rows, oldest first. Of the first one, some events may be before the position.
+    pub rows: Vec<LogRow>,
+    /// Where to go on: everything up to here has been looked at.
+    pub next: i64,
+    /// Whether that is the end of the log for now.
+    pub at_head: bool,
+}
+
+impl Op for Tail {
+    type Out = TailPage;
+    const NAME: &'static str = "tail";
+    const MODE: Mode = Mode::Follow;
+    async fn run(&self, tx: &mut Tx<'_>) -> Result<Self::Out, OpError> {
+        let looked = look(tx, self.after, None, true, self.limit.clamp(1, PAGE_LIMIT)).await?;
+        let at_head = looked.next >= looked.head;
+        let rows = looked.rows.into_iter().map(LogRow::of).collect::<Result<_, _>>()?;
+        Ok(TailPage { rows, next: looked.next, at_head })
+    }
+}
+
+/// Rows after a position, where to go on when all of them are taken, and the end of the log.
+struct Looked {
+    rows: Vec<Row>,
+    next: i64,
+    head: i64,
+}
+
+async fn look(
+    tx: &mut Tx<'_>,
+    after: i64,
+    tenant: Option<TenantId>,
+    published_only: bool,
+    limit: i64,
+) -> Result<Looked, OpError> {
+    let head = head(tx).await?;
+    // Between two epochs there is nothing, and much of it.
+    let from = if epoch_of(after) < epoch_of(head) { after.max(next(tx, after).await? - 1) } else { after };
+    // The end of a row, so that no row lies on both sides of it.
+    let far = from.saturating_add(SCAN_LIMIT);
+    let end = if far < head { next(tx, far - 1).await? } else { head };
+    // A position beyond the head is kept: the log of a restored store may be shorter.
+    if end <= after {
+        return Ok(Looked { rows: Vec::new(), next: after, head });
+    }
+    let mut params: Vec<Val> = vec![after.into(), end.into(), published_only.into(), limit.into()];
+    let rows = match tenant {
+        Some(tenant) => {
+            let name = tx.row(&TENANT_NAME, &[tenant.into()]).await?;
+            let name = name.map(|r| r.text(0).map(str::to_owned)).transpose()?.ok_or(OpError::NotFound("tenant"))?;
+            params.extend([name.into(), tenant.into()]);
+            tx.rows(&FEED_OF_TENANT, &params).await?
+        }
+        None => tx.rows(&FEED, &params).await?,
+    };
+    let all_of_them = i64::try_from(rows.len()).unwrap_or(i64::MAX) < limit;
+    let next = if all_of_them { end } else { rows.last().map_or(Ok(end), |row| row.int(0))? };
+    Ok(Looked { rows, next, head })
 }
 
 impl Feed {

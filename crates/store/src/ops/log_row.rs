@@ -60,8 +60,8 @@ struct Shared {
 }
 
 /// Where an event stands.
-#[derive(Clone, Copy)]
-pub(crate) struct Standing {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
     /// In the log.
     pub position: i64,
     /// Among all of its request.
@@ -128,31 +128,84 @@ pub(crate) use columns;
 
 /// Takes a row apart: those of its events that are wanted, oldest first.
 pub(crate) fn entries(row: &Row, wanted: impl Fn(&Standing) -> bool) -> Result<Vec<Entry>, OpError> {
-    let mut lines = row.text(8)?.lines();
-    let shared = lines.next().unwrap_or_default();
-    let lines: Vec<(EventKind, &str)> = lines.map(|line| Ok((kind_of(line)?, line))).collect::<Result<_, OpError>>()?;
-    let many = count(lines.len());
-    if many != row.int(4)? {
-        return Err(OpError::Corrupt(format!("{many} events of {} in a row of {}", row.text(2)?, row.int(4)?)));
-    }
-    let (mut position, mut version) = (row.int(0)? - many, row.int(3)? - many);
-    let mut sequence = row.opt_int(5)?.unwrap_or(0) - count(lines.iter().filter(|(kind, _)| kind.is_published()).count());
+    let lines = Lines::of(row)?;
     // Read where it is needed: of most rows nothing is wanted where few kinds are.
     let mut taken: Option<Taken<'_>> = None;
-    for (index, (kind, _)) in lines.iter().enumerate() {
-        position += 1;
-        version += 1;
-        sequence += i64::from(kind.is_published());
-        let standing = Standing { position, version, sequence: kind.is_published().then_some(sequence), kind: *kind };
-        if wanted(&standing) {
-            let taken = match &mut taken {
-                Some(taken) => taken,
-                none => none.insert(Taken::of(row, shared, &lines)?),
-            };
-            taken.add(standing, index)?;
-        }
+    for (index, standing) in lines.standings(row)?.into_iter().enumerate().filter(|(_, s)| wanted(s)) {
+        let taken = match &mut taken {
+            Some(taken) => taken,
+            none => none.insert(Taken::of(row, &lines)?),
+        };
+        taken.add(standing, index)?;
     }
     Ok(taken.map_or_else(Vec::new, |t| t.entries))
+}
+
+/// A row with where its events stand, which are read when they are asked for.
+#[derive(Debug)]
+pub struct LogRow {
+    row: Row,
+    subject: RequestId,
+    standings: Vec<Standing>,
+}
+
+impl LogRow {
+    pub(crate) fn of(row: Row) -> Result<Self, OpError> {
+        let standings = Lines::of(&row)?.standings(&row)?;
+        Ok(Self { subject: row.id(2)?, row, standings })
+    }
+
+    /// The request that it is about.
+    pub fn subject(&self) -> RequestId {
+        self.subject
+    }
+
+    /// Its events, oldest first.
+    pub fn standings(&self) -> &[Standing] {
+        &self.standings
+    }
+
+    /// The position of its last event.
+    pub fn position(&self) -> i64 {
+        self.standings.last().map_or(0, |s| s.position)
+    }
+
+    /// One of its events.
+    pub fn entry(&self, standing: &Standing) -> Result<Entry, OpError> {
+        let found = entries(&self.row, |s| s == standing)?;
+        found.into_iter().next().ok_or(OpError::NotFound("event"))
+    }
+}
+
+/// The text of a row: what its events share, and each event with its kind.
+struct Lines<'a> {
+    shared: &'a str,
+    events: Vec<(EventKind, &'a str)>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(row: &'a Row) -> Result<Self, OpError> {
+        let mut lines = row.text(8)?.lines();
+        let shared = lines.next().unwrap_or_default();
+        Ok(Self { shared, events: lines.map(|line| Ok((kind_of(line)?, line))).collect::<Result<_, OpError>>()? })
+    }
+
+    fn standings(&self, row: &Row) -> Result<Vec<Standing>, OpError> {
+        let many = count(self.events.len());
+        if many != row.int(4)? {
+            return Err(OpError::Corrupt(format!("{many} events of {} in a row of {}", row.text(2)?, row.int(4)?)));
+        }
+        let published = count(self.events.iter().filter(|(kind, _)| kind.is_published()).count());
+        let (mut position, mut version) = (row.int(0)? - many, row.int(3)? - many);
+        let mut sequence = row.opt_int(5)?.unwrap_or(0) - published;
+        let standing = |(kind, _): &(EventKind, &str)| {
+            position += 1;
+            version += 1;
+            sequence += i64::from(kind.is_published());
+            Standing { position, version, sequence: kind.is_published().then_some(sequence), kind: *kind }
+        };
+        Ok(self.events.iter().map(standing).collect())
+    }
 }
 
 /// The kind of the event in a line, which begins with it, without reading the line.
@@ -163,7 +216,7 @@ fn kind_of(line: &str) -> Result<EventKind, OpError> {
 
 /// What is taken of a row.
 struct Taken<'a> {
-    lines: &'a [(EventKind, &'a str)],
+    lines: &'a Lines<'a>,
     /// Lines that the state is known of.
     told: usize,
     state: Option<State>,
@@ -182,18 +235,18 @@ struct Change {
 }
 
 impl<'a> Taken<'a> {
-    fn of(row: &Row, shared: &str, lines: &'a [(EventKind, &'a str)]) -> Result<Self, OpError> {
+    fn of(row: &Row, lines: &'a Lines<'a>) -> Result<Self, OpError> {
         let (id, subject, tenant) = (row.id(1)?, row.id(2)?, row.text(6)?.to_owned());
-        let shared: Shared = read(shared)?;
+        let shared: Shared = read(lines.shared)?;
         let state = shared.request.as_ref().map(|r| r.state);
         Ok(Self { lines, told: 0, state, shared, id, subject, tenant, at: Timestamp(row.int(7)?), entries: Vec::new() })
     }
 
     fn add(&mut self, standing: Standing, index: usize) -> Result<(), OpError> {
-        for (_, line) in self.lines.iter().take(index).skip(self.told).filter(|(_, line)| line.contains("\"to_state\":")) {
+        for (_, line) in self.lines.events.iter().take(index).skip(self.told).filter(|(_, line)| line.contains("\"to_state\":")) {
             self.state = read::<Change>(line)?.to_state.or(self.state);
         }
-        let mut body: Event = read(self.lines.get(index).map_or("", |(_, line)| line))?;
+        let mut body: Event = read(self.lines.events.get(index).map_or("", |(_, line)| line))?;
         self.state = body.to_state.or(self.state);
         self.told = index + 1;
         if body.actor.is_none() {

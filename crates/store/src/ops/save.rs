@@ -88,6 +88,7 @@ struct Holding {
 }
 
 /// Who keeps the lease after a save.
+#[derive(Clone, Copy)]
 pub(crate) enum Lease<'a> {
     /// A worker holds it until then.
     Held(&'a str, Timestamp),

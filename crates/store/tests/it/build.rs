@@ -347,6 +347,37 @@ impl Op for Put {
     }
 }
 
+/// Sets a text in `meta`, together with its like; answers how many were done as one.
+pub struct Joining {
+    pub name: String,
+    pub then: Then,
+}
+
+impl Op for Joining {
+    type Out = usize;
+    const NAME: &'static str = "joining";
+    const MODE: Mode = Mode::Write;
+    async fn run(&self, tx: &mut Tx<'_>) -> Result<usize, OpError> {
+        Put { name: self.name.clone(), then: self.then }.run(tx).await.map(|_| 1)
+    }
+
+    fn joins(&self) -> bool {
+        true
+    }
+
+    /// One that is to be refused is refused before anything is written; whatever else goes wrong is met in the middle.
+    async fn run_joined(all: &[&Self], tx: &mut Tx<'_>) -> Result<Vec<Result<usize, OpError>>, OpError> {
+        let mut answers = Vec::with_capacity(all.len());
+        for one in all {
+            answers.push(match one.then {
+                Then::Refuse => Err(OpError::NotFound("anything")),
+                _ => one.run(tx).await.map(|_| Ok(all.len()))?,
+            });
+        }
+        Ok(answers)
+    }
+}
+
 /// An operation that is as slow as the test wants: it tells that it has begun, and ends when it is let.
 #[derive(Clone)]
 pub struct Gate {

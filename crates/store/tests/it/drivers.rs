@@ -11,7 +11,7 @@ use provisor_store::ops::meta::{GetMeta, PutMeta};
 use provisor_store::tx::{Stmt, both};
 use provisor_store::{Mode, Op, OpError, Store, Tx};
 
-use crate::build::{Folder, HeldWriter, Put, START, Then, World};
+use crate::build::{Folder, HeldWriter, Joining, Put, START, Then, World};
 
 async fn is_there(store: &Store, name: &str) -> bool {
     store.run(GetMeta { name: name.to_owned() }).await.unwrap().is_some()
@@ -22,7 +22,7 @@ fn put(name: &str, then: Then) -> Put {
 }
 
 /// Queues operations behind one that holds the writer, so that they share one commit; answers theirs.
-async fn together(store: &Store, operations: Vec<Put>) -> Vec<Result<String, OpError>> {
+async fn together<O: Op>(store: &Store, operations: Vec<O>) -> Vec<Result<O::Out, OpError>> {
     let held = HeldWriter::hold(store).await;
     let waiting: Vec<_> = operations
         .into_iter()
@@ -60,6 +60,23 @@ async fn one_refusal_does_not_spoil_its_neighbours() {
     assert!(matches!(&answers[3], Err(OpError::Corrupt(text)) if text.contains("waits for more")), "{:?}", answers[3]);
     assert_eq!(answers[4], Ok("e".to_owned()));
     for (name, expected) in [("a", true), ("b", false), ("c", false), ("d", false), ("e", true)] {
+        assert_eq!(is_there(&world.store, name).await, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_joins_is_done_as_one_and_alone_where_that_fails() {
+    let joining = |name: &str, then| Joining { name: name.to_owned(), then };
+    let world = World::sqlite();
+    let all = vec![joining("a", Then::Succeed), joining("b", Then::Refuse), joining("c", Then::Succeed)];
+    assert_eq!(together(&world.store, all).await, [Ok(3), Err(OpError::NotFound("anything")), Ok(3)]);
+    for then in [Then::Panic, Then::Wait] {
+        let all = vec![joining("d", Then::Succeed), joining("e", then), joining("f", Then::Succeed)];
+        let answers = together(&world.store, all).await;
+        assert_eq!((&answers[0], &answers[2]), (&Ok(1), &Ok(1)), "each is done alone");
+        assert!(matches!(&answers[1], Err(OpError::Corrupt(_))), "{:?}", answers[1]);
+    }
+    for (name, expected) in [("a", true), ("b", false), ("c", true), ("d", true), ("e", false), ("f", true)] {
         assert_eq!(is_there(&world.store, name).await, expected, "{name}");
     }
 }

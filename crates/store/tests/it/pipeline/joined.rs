@@ -1,6 +1,8 @@
 //! Operations that are done as one: each gets the answer that it would have had alone, and the tables are the same in the
 //! end, whatever is refused among them.
 
+use std::fmt::Write as _;
+
 use provisor_core::chance::SplitMix;
 use provisor_core::lifecycle::Outcome;
 use provisor_core::run::Command;
@@ -8,6 +10,7 @@ use provisor_core::workflow::Answer;
 use provisor_core::{Chance, Class, RequestId, Span, State};
 use provisor_store::ops::admit::{Admit, Idempotency};
 use provisor_store::ops::quota::QuotaProof;
+use provisor_store::ops::settle::Settled;
 use provisor_store::{Mode, Op, OpError, Tx};
 use serde_json::json;
 
@@ -106,7 +109,8 @@ impl Side {
         for settled in self.run(settlements).await {
             match settled {
                 Ok(settled) => {
-                    told += &format!("{:?} {:?} {} {:?}", settled.run, settled.calls, settled.released, settled.wake_at);
+                    let Settled { run, calls, released, wake_at } = &settled;
+                    write!(told, "{run:?} {calls:?} {released} {wake_at:?}").unwrap();
                     let id = settled.run.id;
                     let lease = self.leases.iter().find(|l| l.id == id).unwrap().clone();
                     held.retain(|l| l.id != id);
@@ -114,7 +118,7 @@ impl Side {
                         held.push(Lease { calls: settled.calls, ..lease });
                     }
                 }
-                Err(error) => told += &format!("{error:?}"),
+                Err(error) => write!(told, "{error:?}").unwrap(),
             }
         }
         self.leases = held;
@@ -150,8 +154,8 @@ pub async fn is_as_one_by_one(scene: Scene) {
     }
 }
 
-fn key(key: &str, fingerprint: &str) -> Option<Idempotency> {
-    Some(Idempotency { route: "r".to_owned(), key: key.to_owned(), fingerprint: fingerprint.to_owned() })
+fn key(key: &str, fingerprint: &str) -> Idempotency {
+    Idempotency { route: "r".to_owned(), key: key.to_owned(), fingerprint: fingerprint.to_owned() }
 }
 
 /// H18, H20, H21 inside of one group.
@@ -159,12 +163,12 @@ pub async fn the_first_of_a_group_wins(scene: Scene) {
     scene.tenant("acme", json!({"quota": {"cpu": 4}})).await;
     scene.cluster("one", json!({})).await;
     let calls = vec![
-        scene.admission(vec![spec("db", json!({}))], key("a", "f")),
+        scene.admission(vec![spec("db", json!({}))], Some(key("a", "f"))),
         scene.admission(vec![spec("web", json!({})), spec("db", json!({}))], None),
-        scene.admission(vec![spec("db", json!({}))], key("a", "f")),
-        scene.admission(vec![spec("db", json!({}))], key("a", "other")),
-        scene.admission(vec![spec("large", cpus(4))], key("b", "f")),
-        scene.admission(vec![spec("web", cpus(3))], key("b", "g")),
+        scene.admission(vec![spec("db", json!({}))], Some(key("a", "f"))),
+        scene.admission(vec![spec("db", json!({}))], Some(key("a", "other"))),
+        scene.admission(vec![spec("large", cpus(4))], Some(key("b", "f"))),
+        scene.admission(vec![spec("web", cpus(3))], Some(key("b", "g"))),
         scene.admission(vec![spec("more", cpus(1))], None),
     ];
     let answers = scene.store.run(Together(calls)).await.unwrap();

@@ -12,7 +12,7 @@ use provisor_store::{Mode, Op, OpError, Store, Tx};
 use tokio::sync::Notify;
 
 use super::{database, sql};
-use crate::build::{Put, Then, World};
+use crate::build::{Joining, Put, Then, World};
 
 fn put(name: &str, then: Then) -> Put {
     Put { name: name.to_owned(), then }
@@ -86,7 +86,7 @@ fn spawn<O: Op>(store: &Store, op: O) -> tokio::task::JoinHandle<Result<O::Out, 
     tokio::spawn(async move { store.run(op).await })
 }
 
-async fn together(store: &Store, operations: Vec<Put>) -> Vec<Result<String, OpError>> {
+async fn together<O: Op>(store: &Store, operations: Vec<O>) -> Vec<Result<O::Out, OpError>> {
     let held = spawn(store, Slow { name: "held".to_owned(), statements: &PAUSE });
     tokio::task::yield_now().await;
     let waiting: Vec<_> = operations.into_iter().map(|op| spawn(store, op)).collect();
@@ -152,6 +152,26 @@ async fn one_refusal_does_not_spoil_its_neighbours_in_one_commit() {
     }
     let transactions = sql(&url, "select count(distinct xmin::text) from meta where name in ('b', 'd')");
     assert_eq!(transactions, ["2"], "each is in a savepoint of its own");
+}
+
+#[tokio::test]
+async fn what_joins_is_done_as_one_and_alone_where_that_fails() {
+    let joining = |name: &str, then| Joining { name: name.to_owned(), then };
+    let Some(url) = database() else { return };
+    let store = open(&url, ONE_LANE);
+    let all = vec![joining("a", Then::Succeed), joining("b", Then::Refuse), joining("c", Then::Succeed)];
+    assert_eq!(together(&store, all).await, [Ok(3), Err(OpError::NotFound("anything")), Ok(3)]);
+    let transactions = sql(&url, "select count(distinct xmin::text) from meta where name in ('a', 'c')");
+    assert_eq!(transactions, ["1"]);
+    for then in [Then::Panic, Then::SpoilCommit] {
+        let all = vec![joining("d", Then::Succeed), joining("e", then), joining("f", Then::Succeed)];
+        let answers = together(&store, all).await;
+        assert_eq!((&answers[0], &answers[2]), (&Ok(1), &Ok(1)), "each is done alone");
+        assert!(answers[1].is_err(), "{:?}", answers[1]);
+    }
+    for (name, expected) in [("a", true), ("b", false), ("c", true), ("d", true), ("e", false), ("f", true)] {
+        assert_eq!(is_there(&store, name).await, expected, "{name}");
+    }
 }
 
 #[tokio::test]

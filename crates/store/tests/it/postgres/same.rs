@@ -241,7 +241,7 @@ async fn the_same_operations_have_the_same_effects_on_both_databases() {
             }
             assert_eq!(rows.len(), other[table].len(), "seed {seed}: rows of {table}");
         }
-        assert!(told > 100_000 && one["event"].len() > 100, "too little was done: {told}, {}", one["event"].len());
+        assert!(told > 100_000 && one["event"].len() > 50, "too little was done: {told}, {}", one["event"].len());
         lite.scene.check().await;
         postgres.scene.check().await;
     }
