@@ -12,8 +12,8 @@ use crate::chance::draw;
 use crate::plan::{Ask, CLOUD_FAULTS, Database, Moment, Network, Order, Plan, Site, Tenant, Trouble, Wish};
 
 /// Requests of a run at least; up to as many more as [`MORE_REQUESTS`].
-const REQUESTS: u64 = 20;
-const MORE_REQUESTS: u64 = 8;
+const REQUESTS: u64 = 24;
+const MORE_REQUESTS: u64 = 6;
 /// Troubles of a run at least.
 const TROUBLES: u64 = 5;
 const MORE_TROUBLES: u64 = 7;
@@ -74,7 +74,7 @@ fn tenant(index: u64, c: &mut SplitMix) -> Tenant {
     Tenant {
         name: format!("t{index}"),
         max_concurrent: u32::try_from(2 + c.below(8)).unwrap_or(2),
-        cpu: one_in(4, c).then(|| u32::try_from(8 + c.below(12)).unwrap_or(8)),
+        cpu: one_in(6, c).then(|| u32::try_from(16 + c.below(16)).unwrap_or(16)),
     }
 }
 
@@ -105,7 +105,7 @@ fn admissions(seed: u64, tenants: &[Tenant]) -> Vec<Order> {
                 kind: kind.to_owned(),
                 cpu: u32::try_from(1 + c.below(3)).unwrap_or(1),
                 after: after.into_iter().collect(),
-                strategy: pick(&["failover", "failover", "single"], &mut c).to_owned(),
+                strategy: strategy(kind, &mut c).to_owned(),
             });
         }
         made.extend(batch.iter().cloned());
@@ -113,6 +113,13 @@ fn admissions(seed: u64, tenants: &[Tenant]) -> Vec<Order> {
         orders.push(Order { at_ms, via, wish: Wish::Admit(batch) });
     }
     orders
+}
+
+/// What the request itself fixes an endpoint for takes no second attempt beside the first (H9).
+fn strategy(kind: &str, c: &mut SplitMix) -> &'static str {
+    let all: &[&str] =
+        if kind == "vps" { &["failover", "failover", "single", "race", "hedge"] } else { &["failover", "failover", "single"] };
+    pick(all, c)
 }
 
 fn commands(seed: u64, asks: &[(u64, Ask)], clusters: &[Site]) -> Vec<Order> {

@@ -12,7 +12,8 @@ fn some_seeds_hold() {
     for seed in 1..=20 {
         let report = run(&draw::plan(seed), Trace::Off).unwrap();
         assert!(report.breaches.is_empty(), "seed {seed}: {:#?}", report.breaches);
-        assert!(report.requests >= 15, "seed {seed}: only {} requests", report.requests);
+        // What is asked for is more; some of it is refused, as by a quota.
+        assert!(report.requests >= 12, "seed {seed}: only {} requests", report.requests);
     }
 }
 

@@ -191,10 +191,9 @@ impl Clusters {
     /// Starts an attempt beside the one that is at work: elsewhere, or on the same cluster where there is no other. Where
     /// there is no room or no budget the request goes on without it, and says why.
     pub(crate) fn place_beside(&mut self, run: &mut Run, role: Role, m: &mut Moment<'_>) {
-        let broke: Vec<ClusterId> = match run.draws_on_budget(role) {
-            true => self.budgets.iter().filter(|(_, left)| **left < budget::LAUNCH).map(|(id, _)| *id).collect(),
-            false => Vec::new(),
-        };
+        let draws = run.draws_on_budget(role);
+        let is_spent = |left: &i64| draws && *left < budget::LAUNCH;
+        let broke: Vec<ClusterId> = self.budgets.iter().filter(|(_, left)| is_spent(left)).map(|(id, _)| *id).collect();
         let mut why = Vec::new();
         for used in [run.used_clusters(), run.failed_clusters()] {
             let avoid = used.iter().chain(&broke).copied().collect();
@@ -205,9 +204,9 @@ impl Clusters {
             };
         }
         let spent = |name: &str| self.candidates.iter().any(|c| c.spec.name == name && broke.contains(&c.id));
-        let reason = |(name, reason): &(String, String)| match spent(name) {
-            true => format!("{name}: its budget of extra launches is used up"),
-            false => format!("{name}: {reason}"),
+        let reason = |(name, reason): &(String, String)| {
+            let reason = if spent(name) { "its budget of extra launches is used up" } else { reason.as_str() };
+            format!("{name}: {reason}")
         };
         let reasons: Vec<String> = why.iter().map(reason).collect();
         run.go_without(role, &reasons.join("; "), m);

@@ -139,11 +139,12 @@ pub(crate) async fn h11_without_room_elsewhere_it_fails_with_the_attempt_s_own_e
 
 pub(crate) async fn h12_what_is_stuck_ends_without_another_attempt(ground: Ground) {
     let t = Test::start_on(ground, &["two"], json!({})).await;
-    let settings = json!({"retry": {"initial_seconds": 5, "cap_seconds": 120}});
+    let settings = json!({"retry": {"initial_seconds": 5, "cap_seconds": 120, "max_retries": 100}});
     t.register("one", json!({"simulates": "openstack", "default": true, "settings": settings})).await;
-    // It waits for the release of what is to be made anew, which never succeeds: nothing moves.
+    // It waits for the release of what is to be made anew, which never succeeds and is tried too often to be owed yet:
+    // nothing moves.
     t.world.script("one", "wait_server", &[Next::Hang; 3]);
-    t.world.script("one", "delete_server", &[Next::Fail(Class::Permanent); 500]);
+    t.world.script("one", "delete_server", &[Next::Fail(Class::Transient); 500]);
     let id = t.admit(vec![Test::spec("db", json!({}))]).await[0];
     sleep(1700.0).await;
     assert_eq!(t.run_of(id).await.error, None);
@@ -172,7 +173,10 @@ pub(crate) async fn h12_downtime_kills_nothing(ground: Ground) {
 }
 
 pub(crate) async fn h12_downtime_kills_nothing_that_waits_for_a_release(ground: Ground) {
-    let mut t = Test::start_on(ground, &["one"], json!({})).await;
+    let mut t = Test::start_on(ground, &[], json!({})).await;
+    // Tries enough that the release is not owed before it succeeds.
+    let settings = json!({"retry": {"initial_seconds": 1, "cap_seconds": 2, "max_retries": 20}});
+    t.register("one", json!({"simulates": "openstack", "default": true, "settings": settings})).await;
     t.world.script("one", "wait_server", &[Next::Hang; 3]);
     t.world.script("one", "delete_server", &[Next::Fail(Class::Transient); 8]);
     let id = t.admit(vec![Test::spec("db", json!({"strategy": {"type": "single"}}))]).await[0];
