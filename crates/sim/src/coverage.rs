@@ -4,6 +4,7 @@
 //! process held. A fault that concerned none has the outcome `nobody`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use provisor_core::RequestId;
 
@@ -60,13 +61,13 @@ impl Coverage {
         }
         let mut text = format!("{:<24}{:<24}", "fault", "operation");
         for outcome in OUTCOMES {
-            text += &format!("{outcome:>18}");
+            let _ = write!(text, "{outcome:>18}");
         }
         text.push('\n');
         for ((fault, operation), counts) in rows {
-            text += &format!("{fault:<24}{operation:<24}");
+            let _ = write!(text, "{fault:<24}{operation:<24}");
             for outcome in OUTCOMES {
-                text += &format!("{:>18}", counts.get(outcome).copied().unwrap_or(0));
+                let _ = write!(text, "{:>18}", counts.get(outcome).copied().unwrap_or(0));
             }
             text.push('\n');
         }

@@ -146,7 +146,7 @@ fn commands(seed: u64, asks: &[(u64, Ask)], clusters: &[Site]) -> Vec<Order> {
             }
             2..=4 => {
                 let mut later = at + 2_000 + c.below(10_000);
-                for _ in 0..1 + c.below(3) {
+                for _ in 0..=c.below(3) {
                     let wish = match c.below(4) {
                         0 | 1 => Wish::Suspend(name.clone()),
                         2 => Wish::Reactivate(name.clone()),
@@ -298,8 +298,7 @@ fn cloud(ask: &Ask, operation: &str, c: &mut SplitMix) -> Trouble {
     let first = 1 + c.below(2);
     let calls = (first..=first + c.below(4)).collect();
     let after_ms = match kind {
-        "late_success" => Some(500 + c.below(9_000)),
-        "vanish" => Some(500 + c.below(9_000)),
+        "late_success" | "vanish" => Some(500 + c.below(9_000)),
         "stale_list" => Some(100 + c.below(800)),
         _ => None,
     };
@@ -412,7 +411,9 @@ pub fn possible() -> BTreeSet<(String, String)> {
         if !makes(operation) {
             add("call arrives twice", operation);
         }
-        faults_of(operation).iter().for_each(|f| add(f, operation));
+        for fault in faults_of(operation) {
+            add(fault, operation);
+        }
     }
     add("clock jumps", "forwards");
     add("clock jumps", "back");

@@ -41,7 +41,7 @@ pub(crate) async fn judge(stage: &Arc<Stage>) {
     stage.note(|| "everything is released".to_owned());
     rest(stage, true).await;
     account(stage).await;
-    emptied(stage).await;
+    emptied(stage);
 }
 
 /// Where a request stands in the end, in one word.
@@ -302,7 +302,7 @@ fn sorted(names: &[String]) -> Vec<&String> {
 }
 
 /// Nothing lives, nobody holds anything.
-async fn emptied(stage: &Arc<Stage>) {
+fn emptied(stage: &Arc<Stage>) {
     for key in live_objects(stage).keys() {
         stage.breach(Property::Emptied, format!("{key:?} still lives"));
     }

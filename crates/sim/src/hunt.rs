@@ -84,7 +84,9 @@ pub(crate) fn hunt(words: &[&str]) -> Result<bool, Failed> {
     let missing: Vec<String> =
         draw::possible().iter().filter(|row| !tried.contains(row)).map(|(f, o)| format!("{f} at {o}")).collect();
     println!("never tried, of {} that can be: {}", draw::possible().len(), missing.len());
-    missing.iter().for_each(|row| println!("  {row}"));
+    for row in &missing {
+        println!("  {row}");
+    }
     println!("{}", bag.line(began));
     if !bag.failing.is_empty() {
         println!("failing seeds: {:?}; look at one with `cargo xtask sim shrink SEED`", bag.failing);

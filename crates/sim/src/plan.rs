@@ -6,6 +6,8 @@
 //! something out moves as little as can be of the rest. Rejected: keeping seeds alone, which a change of the drawing
 //! turns into other runs.
 
+use std::fmt::Write as _;
+
 use serde::{Deserialize, Serialize};
 
 /// Everything about one run.
@@ -251,16 +253,16 @@ impl Plan {
         let line = |value: serde_json::Result<String>| value.unwrap_or_default();
         let mut text = format!("seed {}\nlease_ms {}\n", self.seed, self.lease_ms);
         for tenant in &self.tenants {
-            text += &format!("tenant {}\n", line(serde_json::to_string(tenant)));
+            let _ = writeln!(text, "tenant {}", line(serde_json::to_string(tenant)));
         }
         for site in &self.clusters {
-            text += &format!("cluster {}\n", line(serde_json::to_string(site)));
+            let _ = writeln!(text, "cluster {}", line(serde_json::to_string(site)));
         }
         for order in &self.orders {
-            text += &format!("order {}\n", line(serde_json::to_string(order)));
+            let _ = writeln!(text, "order {}", line(serde_json::to_string(order)));
         }
         for trouble in &self.troubles {
-            text += &format!("trouble {}\n", line(serde_json::to_string(trouble)));
+            let _ = writeln!(text, "trouble {}", line(serde_json::to_string(trouble)));
         }
         text
     }

@@ -272,7 +272,7 @@ impl Watch {
         self.by_tag.get(tag).copied()
     }
 
-    fn take(&mut self, operation: &str, life: &Life, looked: Looked) -> Wrong {
+    fn take(&mut self, operation: &str, life: &Life, looked: &Looked) -> Wrong {
         let mut wrong = Wrong::new();
         self.seq = looked.seq;
         self.commits += 1;
@@ -303,7 +303,7 @@ impl Watch {
                 wrong.push((Property::Fold, format!("{id} counts {row:?} events and published ones, the log has {log:?}")));
             }
         }
-        self.compare(&looked, &mut wrong);
+        self.compare(looked, &mut wrong);
         wrong
     }
 
@@ -426,7 +426,7 @@ impl Stage {
         match self.store.run(look).await {
             Ok(looked) => {
                 self.tell(&looked);
-                let wrong = self.lock().watch.take(operation, life, looked);
+                let wrong = self.lock().watch.take(operation, life, &looked);
                 for (property, what) in wrong {
                     self.breach(property, format!("{what} (by {operation} of {})", life.name()));
                 }

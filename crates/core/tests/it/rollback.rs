@@ -37,12 +37,11 @@ fn until(bench: &mut Bench, done: impl Fn(&Bench) -> bool) {
         if done(bench) {
             return;
         }
-        match bench.in_flight.values().next().map(good) {
-            Some(answer) => drop(bench.answer(vec![answer])),
-            None => {
-                bench.now = bench.wake_at;
-                bench.advance();
-            }
+        if let Some(answer) = bench.in_flight.values().next().map(good) {
+            drop(bench.answer(vec![answer]));
+        } else {
+            bench.now = bench.wake_at;
+            bench.advance();
         }
     }
     panic!("it does not get there: {:#?}", bench.run);
@@ -117,9 +116,12 @@ fn h08_what_is_owed_holds_up_only_what_it_stands_on() {
         let answers: Vec<Answer> = bench
             .in_flight
             .values()
-            .map(|c| match fails(&c) {
-                true => Answer { key: c.key.clone(), reply: Reply::Failed(Failure::new(Class::Transient, "busy", "busy")) },
-                false => good(c),
+            .map(|c| {
+                if fails(&c) {
+                    Answer { key: c.key.clone(), reply: Reply::Failed(Failure::new(Class::Transient, "busy", "busy")) }
+                } else {
+                    good(c)
+                }
             })
             .collect();
         bench.answer(answers);

@@ -50,16 +50,16 @@ pub(crate) async fn test(cloud: &Openstack) -> Vec<Check> {
     let image = client.call(Call::get(Service::Image, "/images").query("limit", "1"));
     checks.push(timed("image", async { image.await.map_err(|e| e.to_string()) }).await.0);
     for (name, role) in [("settings.network", Role::Tenant), ("settings.external_network", Role::External)] {
-        let network = resolve::network(client, &cloud.settings, role);
+        let network = Box::pin(resolve::network(client, &cloud.settings, role));
         checks.push(timed(name, async { network.await.map_err(|f| f.message) }).await.0);
     }
     if checks.iter().all(|check| check.ok) {
         checks.push(timed("router", resolve::router(client, &cloud.settings)).await.0);
     }
-    let flavor = resolve::flavor(client, &cloud.settings, provisor_core::spec::Size::default());
+    let flavor = Box::pin(resolve::flavor(client, &cloud.settings, provisor_core::spec::Size::default()));
     checks.push(timed("settings.flavors", async { flavor.await.map_err(|f| f.message) }).await.0);
     for name in cloud.settings.images.keys() {
-        let image = resolve::image(client, &cloud.settings, name);
+        let image = Box::pin(resolve::image(client, &cloud.settings, name));
         let name = format!("settings.images.{name}");
         checks.push(timed(&name, async { image.await.map_err(|f| f.message) }).await.0);
     }

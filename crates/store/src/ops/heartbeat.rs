@@ -36,7 +36,8 @@ pub struct Kept {
 
 const EXTEND: Stmt = both("update request set due_at = ?4 where id = ?1 and generation = ?2 and worker = ?3 returning attention");
 // Only for a broken variant.
-const EXTEND_ALL: Stmt = both("update request set due_at = ?2 where worker = ?1");
+const EXTEND_ALL: Stmt =
+    both("update request set due_at = ?2 where worker = ?1 and state <> 'queued' and due_at < 9223372036854775807");
 const ALIVE: Stmt = both("select name, value from meta where name in ('alive_at', 'downtime')");
 const PUT: Stmt = both("insert into meta (name, value) values (?1, ?2) on conflict (name) do update set value = excluded.value");
 const HAND_BACK: Stmt = both("update request set worker = null, due_at = ?3 where id = ?1 and generation = ?2 and worker = ?4");
