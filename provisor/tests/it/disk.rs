@@ -152,7 +152,9 @@ fn a_full_disk_refuses_what_is_new_loses_nothing_and_goes_on_by_itself() {
     let http = Http::of(&server);
     world(&http, &sky);
     let mut accepted: Vec<String> = (0..6).map(|n| format!("first-{n}")).collect();
-    accepted.iter().for_each(|name| drop(ask(&http, name).is(202)));
+    for name in &accepted {
+        drop(ask(&http, name).is(202));
+    }
     wait("they are in work", || (http.events().len() > 12).then_some(()));
     disk.fill(0);
     let refused = until_refused(&http, "more", &mut accepted);
@@ -190,7 +192,9 @@ fn a_server_killed_on_a_full_disk_starts_again_once_there_is_room() {
     let http = Http::of(&server);
     world(&http, &sky);
     let mut accepted: Vec<String> = (0..6).map(|n| format!("first-{n}")).collect();
-    accepted.iter().for_each(|name| drop(ask(&http, name).is(202)));
+    for name in &accepted {
+        drop(ask(&http, name).is(202));
+    }
     wait("they are in work", || (http.events().len() > 12).then_some(()));
     disk.fill(0);
     until_refused(&http, "more", &mut accepted);
@@ -340,7 +344,9 @@ fn postgresql_with_a_full_disk_refuses_what_is_new_loses_nothing_and_goes_on_by_
     let http = Http::of(&server);
     world(&http, &sky);
     let mut accepted: Vec<String> = (0..6).map(|n| format!("first-{n}")).collect();
-    accepted.iter().for_each(|name| drop(ask(&http, name).is(202)));
+    for name in &accepted {
+        drop(ask(&http, name).is(202));
+    }
     wait("they are in work", || (http.events().len() > 12).then_some(()));
     disk.fill(0);
     let refused = wait("the full disk refuses", || {

@@ -5,6 +5,8 @@
 //! The transactions are the real ones, held open by a trigger of the test's database after each insert into the log, so
 //! that they commit in another order than they wrote in.
 
+#![allow(clippy::print_stdout, reason = "a long run says what it saw")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
@@ -187,7 +189,9 @@ fn h34_readers_lose_repeat_and_reverse_nothing_among_eight_writing_processes() {
             looks += 1;
             std::thread::sleep(Duration::from_millis(200));
         }
-        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        for writer in writers {
+            writer.join().unwrap();
+        }
         sql(&stage.url, "drop trigger dawdle on event");
         let ended = |r: &Value| ["completed", "rolled_back"].contains(&text(r, "/state"));
         wait_up_to(LIMIT * 5, "all has ended", || stage.http(0).requests().iter().all(ended).then_some(()));

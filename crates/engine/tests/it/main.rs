@@ -1,4 +1,10 @@
 //! The engine over a scripted backend and the simulated cloud, on both databases, on virtual time.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::large_stack_arrays,
+    clippy::print_stderr,
+    reason = "tests wait for a real PostgreSQL on threads of their own, script long rows of failures, and say what they skip"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs, unreachable_pub)]
 
 mod admission;

@@ -7,6 +7,8 @@
 //! Rejected: rows written by hand, which look like ours until somebody changes the format; over HTTP, which costs the same
 //! at every size and hides a part of the difference.
 
+#![allow(clippy::print_stdout, reason = "a measurement prints its table")]
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;

@@ -21,7 +21,7 @@ const SETTINGS: &str = ", late_create_seconds: 3, retry: {initial_seconds: 1, ca
 /// Longest time in which a request comes to its end by itself.
 const ENDS: Duration = Duration::from_mins(8);
 /// Longest time from the end of a fault to the end of what is owed.
-const OWED: Duration = Duration::from_secs(60);
+const OWED: Duration = Duration::from_mins(1);
 
 /// A server, a project, and what it held at first.
 struct Stage<'a> {
@@ -146,7 +146,7 @@ impl<'a> Stage<'a> {
             name,
             &format!(
                 "rolled back {:.1} s after it was mended ({:.1} s)",
-                (begin.elapsed() - mended).as_secs_f64(),
+                begin.elapsed().saturating_sub(mended).as_secs_f64(),
                 mended.as_secs_f64()
             ),
         );

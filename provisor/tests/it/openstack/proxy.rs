@@ -5,6 +5,7 @@
 //! A token is ended by handing on another text in its place: the service's own refusal comes back.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -123,7 +124,7 @@ async fn relay(mut stream: TcpStream, services: &Services, client: &reqwest::Cli
     let mut head = format!("HTTP/1.1 {} x\r\ncontent-length: {}\r\nconnection: close\r\n", status.as_u16(), body.len());
     for (name, value) in &headers {
         if !["content-length", "transfer-encoding", "connection"].contains(&name.as_str()) {
-            head.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap_or_default()));
+            let _ = write!(head, "{name}: {}\r\n", value.to_str().unwrap_or_default());
         }
     }
     head.push_str("\r\n");

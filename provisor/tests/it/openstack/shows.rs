@@ -162,7 +162,9 @@ fn fifty_kills_at_random_moments_double_and_lose_nothing() {
                 assert_eq!(completed.len(), BATCH, "{done:#?}");
                 let live = project.holds(Some(&ours)).difference(&holds).count();
                 assert_eq!(live, BATCH * 5, "a server, a volume, a port, a floating IP and a group for each, and no more");
-                completed.iter().for_each(|request| assert_answers(request));
+                for request in &completed {
+                    assert_answers(request);
+                }
                 for request in completed {
                     http.act(text(request, "/id"), "deprovision");
                 }

@@ -87,7 +87,9 @@ fn found() -> Cases {
             cases.entry(number).or_default().push(Shown { on: on(&place), name: name.to_owned(), file: place.clone() });
         }
     }
-    cases.values_mut().for_each(|shown| shown.sort());
+    for shown in cases.values_mut() {
+        shown.sort();
+    }
     cases
 }
 
@@ -125,7 +127,9 @@ fn scenarios() -> BTreeMap<u32, usize> {
             let mut numbers: Vec<u32> = words.filter_map(|w| w.strip_prefix('H')?.parse().ok()).collect();
             numbers.sort_unstable();
             numbers.dedup();
-            numbers.into_iter().for_each(|n| *counts.entry(n).or_insert(0) += 1);
+            for n in numbers {
+                *counts.entry(n).or_insert(0) += 1;
+            }
         }
     }
     counts

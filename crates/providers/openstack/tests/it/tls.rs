@@ -15,6 +15,7 @@ use crate::fake::{Fake, Reply, login};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/tls/");
 
+#[allow(clippy::disallowed_methods, reason = "a server that blocks has a thread of its own")]
 /// Takes TLS off before a server that speaks plain HTTP.
 fn front(behind: SocketAddr) -> SocketAddr {
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -84,7 +84,7 @@ impl<'a> Pair<'a> {
             places.push(Place { id: cluster.id, name, settings, room: 1000, budget: budget::FULL });
         }
         let row = Row::new(Run::admit(admission, now).0, now);
-        Self { scene, chance: SplitMix::new(seed), dice: SplitMix::new(seed ^ 77), row, places, held: BTreeMap::new() }
+        Self { scene, chance: SplitMix::new(seed), dice: SplitMix::new(seed ^ 0x4d), row, places, held: BTreeMap::new() }
     }
 
     fn model<T>(&mut self, generation: i64, act: impl FnOnce(&mut Row, &mut Desk<'_>) -> T) -> T {
@@ -237,9 +237,10 @@ impl<'a> Pair<'a> {
         if run.state.is_terminal() {
             return;
         }
-        let command = match run.state.is_standing() {
-            true => Command::Deprovision { reason: None, force: false },
-            false => Command::Cancel { reason: None },
+        let command = if run.state.is_standing() {
+            Command::Deprovision { reason: None, force: false }
+        } else {
+            Command::Cancel { reason: None }
         };
         let _ = self.scene.ask(id, command).await;
         self.scene.until(id, provisor_core::State::RolledBack).await;

@@ -138,7 +138,7 @@ pub async fn a_policy_is_fixed_at_admission(scene: Scene) {
     assert_eq!(kind(scene.admit("c", merged(tried("hedge"), json!({"tenant": "singles"}))).await).await, "hedge");
     scene.tenant("racers", json!({"strategy": {"type": "race"}})).await;
     let mut managed = super::scene::managed("d");
-    managed.tenant = "racers".to_owned();
+    "racers".clone_into(&mut managed.tenant);
     let id = scene.try_admit(vec![managed]).await.unwrap()[0].run.id;
     assert_eq!(kind(id).await, "failover", "H9");
 }

@@ -83,6 +83,7 @@ pub fn database() -> Option<String> {
 }
 
 /// Whether there is a server; where there is none, that was said.
+#[allow(dead_code, reason = "the engine's tests share this file and ask")]
 pub fn is_there() -> bool {
     SERVER.get_or_init(start).is_some()
 }
