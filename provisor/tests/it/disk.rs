@@ -70,6 +70,9 @@ fn run(folder: &Folder, arguments: &[&str]) -> Done {
 fn serve(folder: &Folder) -> Done {
     let mut command = Command::new("timeout");
     command.args(["-s", "KILL", "20", env!("CARGO_BIN_EXE_provisor"), "--data", "data", "serve", "--listen", "127.0.0.1:0"]);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PROVISOR_")) {
+        command.env_remove(name);
+    }
     command.current_dir(&folder.0).output().unwrap().into()
 }
 
