@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -43,6 +44,25 @@ impl Disk {
             written += 4096;
         }
         file.set_len(u64::saturating_sub(written, but_for_kibibytes * 1024)).unwrap();
+    }
+
+    /// Leaves no room for as long as this takes: what is given back meanwhile, as PostgreSQL does with old parts of its
+    /// log, is taken as well.
+    fn full_while<T>(&self, what: impl FnOnce() -> T) -> T {
+        self.fill(0);
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut file = std::fs::File::options().append(true).open(self.0.join(BALLAST)).unwrap();
+                while !over.load(Ordering::Relaxed) {
+                    while file.write_all(&[1; 4096]).is_ok() {}
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            });
+            let done = what();
+            over.store(true, Ordering::Relaxed);
+            done
+        })
     }
 
     fn free(&self) {
@@ -388,8 +408,8 @@ fn postgresql_with_a_full_disk_refuses_what_is_new_loses_nothing_and_goes_on_by_
     let mut make = Command::new(postgres.programs.join("createdb"));
     let made = make.args(["-h", "127.0.0.1", "-p", &postgres.port.to_string(), "-U", "provisor", "second"]).status().unwrap();
     assert!(made.success());
-    disk.fill(0);
-    is_one_line(&serve(&folder).exits(5), &format!("127.0.0.1:{}/second", postgres.port));
+    let refused = disk.full_while(|| serve(&folder));
+    is_one_line(&refused.exits(5), &format!("127.0.0.1:{}/second", postgres.port));
     disk.free();
     postgres.revive();
     let server = Server::start_in(folder);

@@ -50,22 +50,35 @@ impl Case {
         format!("{} {} {} {}", self.provider, self.more, self.point.name(), self.operation)
     }
 
-    /// Whether it is this one's turn.
-    fn is_drawn(&self, ground: Ground) -> bool {
-        let set = |name: &str| std::env::var(name).ok();
-        if ground == Ground::Sqlite || set("PROVISOR_CRASH_ALL").is_some_and(|all| all == "1") {
-            return true;
-        }
+    /// Where it stands in the lot.
+    fn lot(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (set("PROVISOR_CRASH_SEED"), self.what()).hash(&mut hasher);
-        hasher.finish().is_multiple_of(3)
+        (std::env::var("PROVISOR_CRASH_SEED").ok(), self.what()).hash(&mut hasher);
+        hasher.finish()
     }
+}
+
+/// Those whose turn it is: on PostgreSQL a third of each provider's, and one at the least.
+fn drawn(ground: Ground, cases: Vec<Case>) -> Vec<Case> {
+    if ground == Ground::Sqlite || std::env::var("PROVISOR_CRASH_ALL").is_ok_and(|all| all == "1") {
+        return cases;
+    }
+    let mut of_each: BTreeMap<&str, Vec<Case>> = BTreeMap::new();
+    for case in cases {
+        of_each.entry(case.provider).or_default().push(case);
+    }
+    let third = |mut cases: Vec<Case>| {
+        cases.sort_by_key(Case::lot);
+        cases.truncate(cases.len().div_ceil(3));
+        cases
+    };
+    of_each.into_values().flat_map(third).collect()
 }
 
 /// Lives each case in a house of its own.
 async fn each(ground: Ground, cases: Vec<Case>, life: impl AsyncFn(&Case, House)) {
     let (all, mut tried) = (cases.len(), BTreeMap::new());
-    for case in cases.iter().filter(|case| case.is_drawn(ground)) {
+    for case in &drawn(ground, cases) {
         let house = House::open(ground, case.provider, case.settings.clone(), case.what()).await;
         life(case, house).await;
         *tried.entry(case.provider).or_insert(0) += 1;
