@@ -161,7 +161,7 @@ fn say(name: &str, words: &str) {
 
 /// The real project with its knobs, and a broom for what a failing test leaves.
 fn with_stage(test: impl FnOnce(&Stage<'_>)) {
-    let Some(project) = Project::of_environment() else { return };
+    let Some(project) = Project::alone() else { return };
     let testbed = Testbed::of(&project);
     let broom = Broom { project: &project, ours: RefCell::default() };
     let stage = Stage::new(&project, &testbed, &broom);

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -25,6 +26,20 @@ pub(super) struct Project {
     token: String,
     pub(super) id: String,
     catalog: Value,
+    _turn: Turn,
+}
+
+/// Which tests work in the environment's project now.
+static TURNS: RwLock<()> = RwLock::new(());
+
+/// Who else may work in the project meanwhile. What another test makes is told apart by its tag, but the usage that
+/// the cloud counts is not, nor is a fault or a quota that a test turns.
+#[allow(dead_code, reason = "held, never read")]
+enum Turn {
+    Shared(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
+    /// The administrator's project, in which nothing is made.
+    None,
 }
 
 /// A variable of the environment that goes with `OS_AUTH_URL`.
@@ -33,16 +48,26 @@ pub(super) fn variable(name: &str) -> String {
 }
 
 impl Project {
-    /// The environment's; without one the test is skipped, or fails where services are required.
-    #[allow(clippy::print_stderr)] // Why a test was skipped stands in its output.
+    /// The environment's, beside other tests; without one the test is skipped, or fails where services are required.
     pub(super) fn of_environment() -> Option<Self> {
+        Self::given(|| Turn::Shared(TURNS.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// The environment's for one test alone, which counts the usage or turns a knob of the cloud.
+    pub(super) fn alone() -> Option<Self> {
+        Self::given(|| Turn::Alone(TURNS.write().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    #[allow(clippy::print_stderr)] // Why a test was skipped stands in its output.
+    fn given(turn: impl FnOnce() -> Turn) -> Option<Self> {
         let Ok(url) = std::env::var("OS_AUTH_URL") else {
             let required = std::env::var("PROVISOR_TEST_REQUIRE_SERVICES").is_ok_and(|v| v == "1");
             assert!(!required, "OS_AUTH_URL is not set, and services are required");
             eprintln!("skipped: a real OpenStack is needed; set OS_AUTH_URL (cargo xtask services up openstack)");
             return None;
         };
-        Some(Self::login(&url, &variable("OS_USERNAME"), &variable("OS_PROJECT_NAME")))
+        let turn = turn();
+        Some(Self { _turn: turn, ..Self::login(&url, &variable("OS_USERNAME"), &variable("OS_PROJECT_NAME")) })
     }
 
     /// A project of the test bed, where everybody has the same password.
@@ -55,7 +80,7 @@ impl Project {
         let answer = http.post("/auth/tokens", &login);
         let token = answer.is(201)["token"].clone();
         let id = text(&token, "/project/id").to_owned();
-        Self { token: answer.header("x-subject-token").to_owned(), id, catalog: token["catalog"].clone() }
+        Self { token: answer.header("x-subject-token").to_owned(), id, catalog: token["catalog"].clone(), _turn: Turn::None }
     }
 
     /// Every object of a list that is the project's.
