@@ -3,8 +3,8 @@
 //!
 //! A row knows the version and the place of its last event, and how many they are; what an event has by its place in the
 //! row is not stored: its version, its position, its sequence and its id, which are counted on from the row's. Its text has
-//! a line for each event, and a line before them with what they share: who did it, and the request as published events
-//! show it, whose state follows from the changes of state that the events tell. Lines, so that who looks for one event in
+//! a line for each event, and a line before them with what they share: who did it, the attempt that they are about, and the
+//! request as published events show it, whose state follows from the changes of state that the events tell. Lines, so that who looks for one event in
 //! a hundred does not read the ninety-nine.
 //!
 //! Why: a row and its indexes cost far more than what is in it, and a request that asks nobody tells ten things and
@@ -12,7 +12,7 @@
 //! (twenty random numbers say no more than one).
 
 use provisor_core::event::{Actor, Event, EventKind};
-use provisor_core::{EventId, Kind, RequestId, Run, State, Timestamp};
+use provisor_core::{AttemptId, EventId, Kind, RequestId, Run, State, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::log::{Entry, EntryRequest};
@@ -57,6 +57,42 @@ struct Shared {
     /// Where all were done by one; else each names its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     actor: Option<Actor>,
+    /// Where all that are about an attempt are about one: its id is a fifth of such a row when each repeats it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<AttemptId>,
+    /// The places of those that are about no attempt, where the others are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    about_none: Vec<usize>,
+}
+
+impl Shared {
+    /// Takes out of the events what they share.
+    fn take_from(events: &mut [Event]) -> Self {
+        let mut shared = Self { request: None, actor: None, attempt: None, about_none: Vec::new() };
+        let first = events.first().and_then(|e| e.actor.clone());
+        if let Some(actor) = first.filter(|first| events.iter().all(|e| e.actor.as_ref() == Some(first))) {
+            events.iter_mut().for_each(|e| e.actor = None);
+            shared.actor = Some(actor);
+        }
+        let attempt = events.iter().find_map(|e| e.attempt);
+        if attempt.is_some() && events.iter().all(|e| e.attempt.is_none() || e.attempt == attempt) {
+            let places = events.iter().enumerate();
+            shared.about_none = places.filter(|(_, e)| e.attempt.is_none()).map(|(place, _)| place).collect();
+            events.iter_mut().for_each(|e| e.attempt = None);
+            shared.attempt = attempt;
+        }
+        shared
+    }
+
+    /// Gives it back to the event at a place.
+    fn give_to(&self, event: &mut Event, place: usize) {
+        if event.actor.is_none() {
+            event.actor.clone_from(&self.actor);
+        }
+        if event.attempt.is_none() && !self.about_none.contains(&place) {
+            event.attempt = self.attempt;
+        }
+    }
 }
 
 /// Where an event stands.
@@ -87,19 +123,15 @@ struct Shown {
 pub(crate) fn values(mut told: Told<'_>, id: EventId) -> Result<(Vec<Val>, i64, i64), OpError> {
     let published = count(told.events.iter().filter(|e| e.kind.is_published()).count());
     let many = count(told.events.len());
-    let first = told.events.first().and_then(|e| e.actor.clone());
-    let actor = first.filter(|first| told.events.iter().all(|e| e.actor.as_ref() == Some(first)));
-    if actor.is_some() {
-        told.events.iter_mut().for_each(|e| e.actor = None);
-    }
     let spec = &told.run.spec;
-    let request = (published > 0).then(|| Shown {
+    let mut shared = Shared::take_from(&mut told.events);
+    shared.request = (published > 0).then(|| Shown {
         name: spec.name.clone(),
         kind: spec.kind,
         order_id: spec.order_id.clone(),
         state: told.before,
     });
-    let mut body = to_json(&Shared { request, actor })?;
+    let mut body = to_json(&shared)?;
     for event in &told.events {
         body.push('\n');
         body.push_str(&to_json(event)?);
@@ -249,9 +281,7 @@ impl<'a> Taken<'a> {
         let mut body: Event = read(self.lines.events.get(index).map_or("", |(_, line)| line))?;
         self.state = body.to_state.or(self.state);
         self.told = index + 1;
-        if body.actor.is_none() {
-            body.actor.clone_from(&self.shared.actor);
-        }
+        self.shared.give_to(&mut body, index);
         let Standing { position, version, sequence, kind } = standing;
         let shown = self.shared.request.as_ref().zip(self.state).filter(|_| sequence.is_some());
         let request = shown.map(|(shown, state)| EntryRequest {
