@@ -94,6 +94,8 @@ pub(crate) struct Settings {
     pub(crate) stuck_after: Duration,
     /// How requests are tried that do not say so themselves.
     pub(crate) strategy: StrategyKind,
+    /// Whether deadlines are learned.
+    pub(crate) learns: bool,
     /// Ranges that probes may reach besides.
     pub(crate) probe_cidrs: Vec<String>,
     /// How logs are written.
@@ -191,6 +193,7 @@ impl Config {
             shutdown: self.seconds("worker.shutdown_seconds"),
             stuck_after: self.seconds("stuck_after_seconds"),
             strategy: StrategyKind::parse(&self.text("strategy")).unwrap_or(StrategyKind::Failover),
+            learns: self.text("deadlines.learned") != "off",
             probe_cidrs: cidrs,
             log_format: if self.text("log.format") == "json" { LogFormat::Json } else { LogFormat::Text },
             log_level: self.text("log.level"),

@@ -184,6 +184,7 @@ fn engine_config(settings: &Settings, role: Role) -> provisor_engine::Config {
         shutdown: span(settings.shutdown),
         stuck_after: span(settings.stuck_after),
         strategy: Strategy::of(settings.strategy),
+        learns: settings.learns,
         probe_allow: settings.probe_cidrs.iter().filter_map(|c| Cidr::parse(c)).collect(),
         ..provisor_engine::Config::default()
     }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use provisor_core::cluster::{Capacity, HealthState};
+use provisor_store::ops::balance::Balance;
 use provisor_store::ops::stats::{ClusterNumbers, Numbers};
 
 /// A metric: its name and what it tells. All are gauges.
@@ -18,6 +19,15 @@ pub(crate) const METRICS: &[(&str, &str)] = &[
     ("provisor_cluster_reserved", "What attempts at work hold of a cluster."),
     ("provisor_cluster_used", "What services hold of a cluster."),
     ("provisor_cluster_health", "1 for the present health of a cluster."),
+    ("provisor_breaker", "1 for the present state of a cluster's circuit breaker."),
+    ("provisor_breaker_opened", "How often a cluster's circuit breaker has opened."),
+    ("provisor_cluster_paused", "1 while a cluster's credentials are refused and nothing is called there."),
+    (
+        "provisor_unexplained_resources",
+        "Objects with our tag at a cluster that no open row of the ledger explains, by the last sweep.",
+    ),
+    ("provisor_missing_resources", "Rows of the ledger whose objects are not at their cluster, by the last sweep."),
+    ("provisor_capacity_differences", "Counters of a cluster's capacity that are not what attempts hold, by the last sweep."),
     ("provisor_streams", "Live streams that are open."),
 ];
 
@@ -75,6 +85,20 @@ pub(crate) fn page(numbers: &Numbers, streams: usize) -> String {
     page.metric("provisor_cluster_reserved", of_clusters(|c| amounts(c.reserved, c.reserved_slots)));
     page.metric("provisor_cluster_used", of_clusters(|c| amounts(c.used, c.used_slots)));
     page.metric("provisor_cluster_health", numbers.clusters.iter().flat_map(health));
+    page.metric("provisor_breaker", numbers.clusters.iter().flat_map(breaker));
+    let of_each = |value: fn(&ClusterNumbers) -> i64| numbers.clusters.iter().map(move |c| (label("cluster", &c.name), value(c)));
+    page.metric("provisor_breaker_opened", of_each(|c| i64::try_from(c.gate.breaker.opened).unwrap_or(i64::MAX)));
+    page.metric("provisor_cluster_paused", of_each(|c| i64::from(c.gate.paused.is_some())));
+    let swept = |value: fn(&Balance) -> u64| {
+        let named = move |c: &ClusterNumbers| {
+            let value = c.balance.as_ref().map(value)?;
+            Some((label("cluster", &c.name), i64::try_from(value).unwrap_or(i64::MAX)))
+        };
+        numbers.clusters.iter().filter_map(named)
+    };
+    page.metric("provisor_unexplained_resources", swept(|b| b.unexplained));
+    page.metric("provisor_missing_resources", swept(|b| b.missing));
+    page.metric("provisor_capacity_differences", swept(|b| u64::try_from(b.capacity.len()).unwrap_or(u64::MAX)));
     page.metric("provisor_streams", one(i64::try_from(streams).unwrap_or(i64::MAX)));
     page.text
 }
@@ -85,6 +109,12 @@ fn limits(limit: &Capacity) -> Dimensions {
 
 fn amounts(held: provisor_core::Amounts, slots: i64) -> Dimensions {
     [("cpu", Some(held.cpu)), ("memory_gb", Some(held.memory_gb)), ("storage_gb", Some(held.storage_gb)), ("slots", Some(slots))]
+}
+
+fn breaker(cluster: &ClusterNumbers) -> Vec<(String, i64)> {
+    let state = cluster.gate.breaker.state.name();
+    let line = |name: &str| (format!("{},{}", label("cluster", &cluster.name), label("state", name)), i64::from(name == state));
+    ["closed", "open", "half_open"].into_iter().map(line).collect()
 }
 
 fn health(cluster: &ClusterNumbers) -> Vec<(String, i64)> {

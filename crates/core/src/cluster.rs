@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::check::{Flaw, Flaws, Object, number_of, word_of};
+use crate::breaker;
+use crate::check::{Flaw, Flaws, Object, integer_of, number_of, word_of};
+use crate::deadline::Policy;
 use crate::spec::{Kind, is_dns_label};
 use crate::time::Span;
 
@@ -202,9 +204,10 @@ fn map(o: &mut Object<'_>, key: &'static str, flaws: &mut Flaws) -> Map<String, 
 }
 
 /// The keys of `settings` that every cluster has (API.md, Settings that every cluster has).
-pub const COMMON_SETTINGS: [&str; 11] = [
+pub const COMMON_SETTINGS: [&str; 12] = [
     "retry",
     "deadlines",
+    "learned_deadlines",
     "list_lag_seconds",
     "late_create_seconds",
     "orphan_grace_seconds",
@@ -223,6 +226,9 @@ pub struct Settings {
     pub retry: Retry,
     /// Deadlines by operation; `*` for all.
     pub deadlines: BTreeMap<String, Span>,
+    /// Whether deadlines are learned, and no shorter than what (SPEC 3.3).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub learned: Policy,
     /// How long a list may lag behind (H5).
     pub list_lag: Span,
     /// How late a create may still appear (H6).
@@ -243,6 +249,12 @@ pub struct Settings {
     /// What each first attempt adds to the budget of extra launches, in percent of one (H31).
     #[serde(default = "extra_launch_budget_percent")]
     pub extra_launch_budget_percent: f64,
+    /// When its circuit breaker opens (H27).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub breaker: breaker::Policy,
+    /// Calls in flight at most, over all workers; `None` is no limit (H28).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_in_flight: Option<u32>,
 }
 
 fn hedge_after() -> Span {
@@ -251,6 +263,11 @@ fn hedge_after() -> Span {
 
 fn extra_launch_budget_percent() -> f64 {
     5.0
+}
+
+/// What is as usual is not written: settings stand in each attempt's document.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Back-off of retries: `initial`, times `factor` each time, never above `cap`.
@@ -271,6 +288,7 @@ impl Default for Settings {
         Self {
             retry: Retry { initial: Span::seconds(5), factor: 2.0, cap: Span::seconds(300), max_retries: 3 },
             deadlines: BTreeMap::new(),
+            learned: Policy::default(),
             list_lag: Span::seconds(5),
             late_create: Span::seconds(120),
             orphan_grace: Span::seconds(900),
@@ -280,6 +298,8 @@ impl Default for Settings {
             sweep_every: Span::seconds(300),
             hedge_after: hedge_after(),
             extra_launch_budget_percent: extra_launch_budget_percent(),
+            breaker: breaker::Policy::default(),
+            max_in_flight: None,
         }
     }
 }
@@ -330,11 +350,22 @@ impl Settings {
         if let Some(value) = settings.get("extra_launch_budget_percent").filter(|v| !v.is_null()) {
             number_of(&format!("{pointer}/extra_launch_budget_percent"), value, 0.0, 100.0, flaws);
         }
-        for key in ["breaker", "max_in_flight"] {
-            if let Some(value) = settings.get(key) {
-                let message = format!("{key} is not offered by this version; leave it out");
-                flaws.add(&format!("{pointer}/{key}"), "unknown_key", value, message);
-            }
+        if let Some(value) = settings.get("learned_deadlines") {
+            let mut o = Object::new(&format!("{pointer}/learned_deadlines"), value, flaws);
+            o.boolean("enabled", flaws);
+            o.number("floor_seconds", 0.01, 86_400.0, flaws);
+            o.finish(flaws);
+        }
+        if let Some(value) = settings.get("breaker") {
+            let mut o = Object::new(&format!("{pointer}/breaker"), value, flaws);
+            o.integer("failures", 1, 1_000_000, flaws);
+            o.number("window_seconds", 0.1, 86_400.0, flaws);
+            o.number("open_seconds", 0.1, 86_400.0, flaws);
+            o.finish(flaws);
+        }
+        if let Some(value) = settings.get("max_in_flight").filter(|v| !v.is_null()) {
+            // Two, as one is for what takes something back.
+            integer_of(&format!("{pointer}/max_in_flight"), value, 2, 100_000, flaws);
         }
     }
 
@@ -355,6 +386,10 @@ impl Settings {
                 max_retries: retries.unwrap_or(d.retry.max_retries).max(2),
             },
             deadlines: deadlines.unwrap_or_default(),
+            learned: Policy {
+                enabled: part("learned_deadlines", "enabled").and_then(Value::as_bool).unwrap_or(d.learned.enabled),
+                floor: span(part("learned_deadlines", "floor_seconds"), d.learned.floor),
+            },
             list_lag: span(settings.get("list_lag_seconds"), d.list_lag),
             late_create: span(settings.get("late_create_seconds"), d.late_create),
             orphan_grace: span(settings.get("orphan_grace_seconds"), d.orphan_grace),
@@ -367,6 +402,12 @@ impl Settings {
                 .get("extra_launch_budget_percent")
                 .and_then(Value::as_f64)
                 .unwrap_or(d.extra_launch_budget_percent),
+            breaker: breaker::Policy {
+                failures: part("breaker", "failures").and_then(Value::as_u64).unwrap_or(d.breaker.failures),
+                window: span(part("breaker", "window_seconds"), d.breaker.window),
+                open: span(part("breaker", "open_seconds"), d.breaker.open),
+            },
+            max_in_flight: settings.get("max_in_flight").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok()),
         }
     }
 

@@ -68,6 +68,7 @@ kinds! {
     ActionRequested "request.action-requested" false "Somebody asked for suspend, reactivate or deprovision.";
     CleanupOwed "resource.cleanup-owed" false "A resource could not be released yet.";
     Replaced "resource.replaced" false "Another object stood where ours was; it was left alone (H3).";
+    LearningOff "deadlines.learning-off" false "Too many operations like one of it hit a learned deadline: deadlines of that class are the configured ones for an hour (H30).";
     RetriedAs "request.retried-as" false "A new request follows this one.";
 }
 

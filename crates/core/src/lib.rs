@@ -10,20 +10,25 @@
 //! there from before the call that makes it until its absence is confirmed; an **event** is one fact in
 //! the append-only **log**.
 
+pub mod breaker;
 pub mod budget;
+pub mod bulkhead;
 pub mod chance;
 pub mod check;
 pub mod cluster;
+pub mod deadline;
 pub mod error_code;
 pub mod event;
 pub mod failure;
 pub mod id;
+pub mod known;
 pub mod lifecycle;
 pub mod mutant;
 pub mod order;
 pub mod placement;
 pub mod quota;
 pub mod run;
+pub mod sketch;
 pub mod spec;
 pub mod tenant;
 mod text;

@@ -21,6 +21,8 @@ pub struct Candidate {
     pub taken_slots: i64,
     /// It takes nothing new (H26).
     pub draining: bool,
+    /// Why its breaker or a pause keeps new work away from it, while one does (H27, H29).
+    pub closed: Option<String>,
 }
 
 /// The result of placement.
@@ -60,6 +62,9 @@ fn not_now(candidate: &Candidate, spec: &Spec) -> Option<String> {
     }
     if !candidate.spec.provisioning_enabled {
         return Some("provisioning is switched off".to_owned());
+    }
+    if let Some(reason) = &candidate.closed {
+        return Some(reason.clone());
     }
     match candidate.health.state {
         HealthState::Online => {}

@@ -20,13 +20,14 @@ use crate::id::{AttemptId, ClusterId, RequestId, ResourceId, Tag, TenantId};
 use crate::lifecycle::{Outcome, State, Step};
 use crate::spec::{Spec, Strategy};
 use crate::time::{Span, Timestamp};
-use crate::workflow::plan::Planned;
 
 mod action;
 pub mod admit;
 pub mod advance;
 pub mod attempt;
 pub mod command;
+mod held;
+mod operation;
 mod person;
 pub mod pipeline;
 mod questions;
@@ -39,6 +40,7 @@ pub use admit::Admission;
 pub use advance::{Directive, Moment};
 pub use attempt::Launch;
 pub use command::{Command, Refusal};
+pub use operation::{Operation, OperationStatus, Try};
 
 /// The version of this document; a worker claims only versions that it knows (H43).
 pub const RUN_VERSION: u16 = 1;
@@ -293,87 +295,8 @@ pub struct StepRun {
     pub finished_at: Option<Timestamp>,
 }
 
-/// How an operation stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OperationStatus {
-    /// Not begun.
-    Pending,
-    /// A call is under way.
-    Running,
-    /// Waits for its next try.
-    Waiting,
-    /// Its create is in doubt: looking for the object by its tag.
-    Looking,
-    /// Done.
-    Succeeded,
-    /// Failed for good.
-    Failed,
-    /// Ended with its attempt.
-    Cancelled,
-}
-
-/// One operation and its tries.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Operation {
-    /// As planned.
-    pub planned: Planned,
-    /// How it stands.
-    pub status: OperationStatus,
-    /// Every try.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tries: Vec<Try>,
-    /// Tries after the first, by which `max_retries` is counted (H10).
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub retries: u32,
-    /// When the next try or look is due.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_at: Option<Timestamp>,
-    /// Calls begun for it, to tell answers apart.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub calls: u32,
-    /// The ledger row of what it makes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub row: Option<ResourceId>,
-    /// A spoiled object that must be gone before the next try.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clears: Option<ResourceId>,
-    /// Deadline of a try and where it comes from.
-    pub deadline: Span,
-    /// `default`, `cluster` or `learned`.
-    #[serde(default = "usual_source", skip_serializing_if = "is_usual_source")]
-    pub deadline_source: String,
-    /// The lease generation under which its call was handed out; another holder asks anew.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub generation: i64,
-    /// When the operation gives up waiting for throttling, whatever its retries (H10).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub throttled_until: Option<Timestamp>,
-}
-
-/// One try of an operation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Try {
-    /// When it began.
-    pub started_at: Timestamp,
-    /// When it ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub finished_at: Option<Timestamp>,
-    /// How it failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<Failure>,
-}
-
 fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
     *number == N::default()
-}
-
-fn usual_source() -> String {
-    "default".to_owned()
-}
-
-fn is_usual_source(source: &str) -> bool {
-    source == "default"
 }
 
 /// How a row of the ledger stands.
@@ -573,6 +496,7 @@ pub enum Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workflow::Planned;
     use serde_json::json;
 
     /// Stored documents count on it: a release that changes one of these must raise [`RUN_VERSION`] and say what the older

@@ -282,7 +282,7 @@ fn operation_value(operation: &Operation, attempt: Option<AttemptId>, action: Op
         "attempt": attempt, "step": operation.planned.step, "operation": operation.planned.name, "item": operation.planned.item,
         "action": action, "resource": operation.row, "finished_at": finished, "status": operation.status,
         "tries": operation.tries.iter().map(try_value).collect::<Vec<_>>(),
-        "deadline_seconds": deadline, "deadline_source": operation.deadline_source,
+        "deadline_seconds": deadline, "deadline_source": operation.deadline_source, "learned": operation.learned,
     })
 }
 
@@ -303,7 +303,7 @@ fn release_value(run: &Run, row: &Row) -> Option<Item> {
         "attempt": row.attempt, "step": null, "operation": name, "item": null, "action": null,
         "resource": row.id, "finished_at": last.finished_at.filter(|_| row.is_closed()), "status": status,
         "tries": row.releases.iter().map(try_value).collect::<Vec<_>>(),
-        "deadline_seconds": row.release_deadline, "deadline_source": source,
+        "deadline_seconds": row.release_deadline, "deadline_source": source, "learned": null,
     });
     Some(Item { event: "operation", at: first, metadata: object(metadata) })
 }
@@ -326,6 +326,7 @@ fn replaced_operation(event: &Event, known: &BTreeSet<Key>) -> Option<Item> {
         "resource": detail(event, "resource"), "finished_at": tries.last().and_then(|t| t.finished_at),
         "status": detail(event, "status"), "tries": tries.iter().map(try_value).collect::<Vec<_>>(),
         "deadline_seconds": detail(event, "deadline_seconds"), "deadline_source": detail(event, "deadline_source"),
+        "learned": detail(event, "learned"),
     });
     Some(Item { event: "operation", at: first, metadata: object(metadata) })
 }

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use provisor_core::breaker::counts;
 use provisor_core::mutant::{self, Mutant};
 use provisor_core::workflow::call::{Held, Work};
 use provisor_core::workflow::{Answer, Call, CallKey, Made, Reply, Task};
@@ -17,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::crash::{self, Point};
+use crate::guard::{Guard, REFUSED};
 use crate::registry::Bound;
 
 /// Between looks, where neither the provider nor the settings say otherwise.
@@ -24,13 +26,29 @@ const LOOK_EVERY: Span = Span::seconds(2);
 /// Longest time in which a backend may tell why something failed: the answer waits for it.
 const DIAGNOSE_LIMIT: Duration = Duration::from_secs(5);
 
+/// What was last seen of a call that goes on once its cluster lets calls in again.
+const HELD: &str = "its cluster holds calls back";
+
 /// What a call needs of its surroundings.
 pub(crate) struct Line {
     pub store: Store,
+    /// What holds calls back, and counts them.
+    pub guard: Arc<Guard>,
     /// Nobody wants the answer any more, or the process stops.
     pub drop: CancellationToken,
     /// For what is learned on the way.
     pub progress: mpsc::Sender<Answer>,
+}
+
+/// What became of one call to a cluster.
+enum Passed<T> {
+    Answered(Result<T, Failure>),
+    /// No answer within so long.
+    Silent(Duration),
+    /// It was not made; ask again then.
+    Held(Timestamp),
+    /// Nobody waits for it any more.
+    Dropped,
 }
 
 /// Makes a call to its end.
@@ -49,11 +67,12 @@ pub(crate) async fn make(line: Line, bound: Result<Arc<Bound>, Failure>, call: C
                 if let Err(reply) = line.backend(&bound, &call).await {
                     return Answer { key, reply };
                 }
-                let find = bound.provider.find(kind, tag.as_str(), name);
-                match tokio::time::timeout(line.limit(&call), find).await {
-                    Ok(Ok(found)) => Reply::Looked(found),
-                    Ok(Err(failure)) => Reply::Failed(failure),
-                    Err(_) => timed_out(None),
+                match line.pass(&bound, &call, false, true, || bound.provider.find(kind, tag.as_str(), name)).await {
+                    Passed::Answered(Ok(found)) => Reply::Looked(found),
+                    Passed::Answered(Err(failure)) => Reply::Failed(failure),
+                    Passed::Silent(_) => timed_out(None),
+                    Passed::Held(until) => Reply::Held { until },
+                    Passed::Dropped => Reply::Dropped,
                 }
             }
             Task::Release(held) => release(&line, &bound, &call, held).await,
@@ -81,8 +100,18 @@ impl Line {
     /// H4: what is made, and what is believed to be absent, is so on the backend that was asked, so the backend is
     /// asked first who it is. Anything but the expected answer ends the call before it is sent.
     async fn backend(&self, bound: &Bound, call: &Call) -> Result<(), Reply> {
-        let now = match tokio::time::timeout(self.limit(call), bound.identity()).await {
+        let twice = async {
+            match bound.identity().await {
+                Err(failure) if failure.code == REFUSED => bound.identity().await,
+                other => other,
+            }
+        };
+        let now = match tokio::time::timeout(self.limit(call), twice).await {
             Ok(Ok(now)) => now,
+            // H29: a backend that once knew us; one that never did is a mistake, which is told at once.
+            Ok(Err(failure)) if failure.code == REFUSED && call.identity.is_some() => {
+                return Err(Reply::Held { until: self.guard.refused(bound, call, &failure).await });
+            }
             Ok(Err(failure)) => return Err(Reply::Failed(failure)),
             Err(_) => {
                 let text = "the backend does not say who it is";
@@ -120,15 +149,52 @@ impl Line {
         self.is_over(deadline).then_some(timed_out(Some(seen)))
     }
 
-    /// Runs a provider call that is not cut off by a drop; a look is.
-    async fn guarded<T>(&self, protect: bool, limit: Duration, call: impl Future<Output = T>) -> Option<Result<T, ()>> {
-        if protect {
-            return Some(tokio::time::timeout(limit, call).await.map_err(|_| ()));
-        }
-        tokio::select! {
+    /// Makes one call to the cluster, once it is let in, and once more where its login has run out (H29). `protect`: what
+    /// is sent is not cut off by a drop, as a look is.
+    async fn pass<T, F: Future<Output = Result<T, Failure>>>(
+        &self,
+        bound: &Bound,
+        call: &Call,
+        sent: bool,
+        protect: bool,
+        ask: impl Fn() -> F,
+    ) -> Passed<T> {
+        let entered = tokio::select! {
             biased;
-            () = self.drop.cancelled() => None,
-            answer = tokio::time::timeout(limit, call) => Some(answer.map_err(|_| ())),
+            () = self.drop.cancelled() => return if sent { Passed::Dropped } else { Passed::Held(self.store.now()) },
+            entered = self.guard.enter(bound, call, sent, self.limit(call)) => entered,
+        };
+        let pass = match entered {
+            Ok(pass) => pass,
+            Err(until) => return Passed::Held(until),
+        };
+        // H5: it may have stood in line until it must not be sent any more.
+        if !sent && call.send_by.is_some_and(|by| self.store.now() > by) {
+            return Passed::Held(self.store.now());
+        }
+        let limit = self.limit(call);
+        let twice = async {
+            match ask().await {
+                Err(failure) if failure.code == REFUSED => ask().await,
+                other => other,
+            }
+        };
+        let answer = if protect {
+            tokio::time::timeout(limit, twice).await
+        } else {
+            tokio::select! {
+                biased;
+                () = self.drop.cancelled() => return Passed::Dropped,
+                answer = tokio::time::timeout(limit, twice) => answer,
+            }
+        };
+        // No answer is the worst of answers.
+        let bad = answer.as_ref().map_or(true, |told| told.as_ref().is_err_and(counts));
+        self.guard.ended(pass, bad).await;
+        match answer {
+            Ok(Err(failure)) if failure.code == REFUSED => Passed::Held(self.guard.refused(bound, call, &failure).await),
+            Ok(answer) => Passed::Answered(answer),
+            Err(_) => Passed::Silent(limit),
         }
     }
 
@@ -188,15 +254,15 @@ async fn perform(line: &Line, bound: &Bound, call: &Call, work: &mut Work) -> Re
             // H5: it may have been sent and says no id; it is looked for by its tag instead of being sent again.
             return timed_out(Some("under way without an id".to_owned()));
         }
-        let limit = line.limit(call);
-        let Some(answer) = line.guarded(creating || looks == 0, limit, bound.provider.perform(work)).await else {
-            return Reply::Dropped;
-        };
+        let answer = line.pass(bound, call, looks > 0, creating || looks == 0, || bound.provider.perform(work)).await;
         let (seen, pause) = match answer {
-            Err(()) if creating => return timed_out(Some(silence(limit))),
-            Err(()) => (silence(limit), call.look_every),
-            Ok(Ok(Progress::Done(made))) => return Reply::Done(made),
-            Ok(Ok(Progress::Running { made, seen, look_again })) => {
+            Passed::Dropped => return Reply::Dropped,
+            Passed::Held(until) if looks == 0 => return Reply::Held { until },
+            Passed::Held(until) => (HELD.to_owned(), Some(until.since(line.store.now()))),
+            Passed::Silent(limit) if creating => return timed_out(Some(silence(limit))),
+            Passed::Silent(limit) => (silence(limit), call.look_every),
+            Passed::Answered(Ok(Progress::Done(made))) => return Reply::Done(made),
+            Passed::Answered(Ok(Progress::Running { made, seen, look_again })) => {
                 if made.provider_id.is_some() && work.provider_id.is_none() {
                     line.tell(&call.key, &made).await;
                     work.provider_id.clone_from(&made.provider_id);
@@ -205,8 +271,10 @@ async fn perform(line: &Line, bound: &Bound, call: &Call, work: &mut Work) -> Re
                 (seen, look_again.or(call.look_every))
             }
             // A look that failed is looked again: polling is not retrying (SPEC 3.2).
-            Ok(Err(failure)) if is_passing(&failure) && (probe || (looks > 0 && !creating)) => (failure.message, call.look_every),
-            Ok(Err(failure)) => return Reply::Failed(failure),
+            Passed::Answered(Err(failure)) if is_passing(&failure) && (probe || (looks > 0 && !creating)) => {
+                (failure.message, call.look_every)
+            }
+            Passed::Answered(Err(failure)) => return Reply::Failed(failure),
         };
         looks = looks.saturating_add(1);
         crash::at(Point::WithinWait, || name(call)).await;
@@ -233,15 +301,16 @@ async fn release(line: &Line, bound: &Bound, call: &Call, held: &Held) -> Reply 
     }
     let mut looks = 0_u32;
     loop {
-        let limit = line.limit(call);
-        let Some(answer) = line.guarded(looks == 0, limit, bound.provider.release(held)).await else { return Reply::Dropped };
-        let (seen, pause) = match answer {
-            Ok(Ok(Released::Gone)) => return Reply::Gone { replaced: false },
-            Ok(Ok(Released::Replaced)) => return Reply::Gone { replaced: true },
-            Ok(Ok(Released::Running { seen, look_again })) => (seen, look_again),
-            Ok(Err(failure)) if is_passing(&failure) && looks > 0 => (failure.message, None),
-            Ok(Err(failure)) => return Reply::Failed(failure),
-            Err(()) => (silence(limit), None),
+        let (seen, pause) = match line.pass(bound, call, looks > 0, looks == 0, || bound.provider.release(held)).await {
+            Passed::Dropped => return Reply::Dropped,
+            Passed::Held(until) if looks == 0 => return Reply::Held { until },
+            Passed::Held(until) => (HELD.to_owned(), Some(until.since(line.store.now()))),
+            Passed::Answered(Ok(Released::Gone)) => return Reply::Gone { replaced: false },
+            Passed::Answered(Ok(Released::Replaced)) => return Reply::Gone { replaced: true },
+            Passed::Answered(Ok(Released::Running { seen, look_again })) => (seen, look_again),
+            Passed::Answered(Err(failure)) if is_passing(&failure) && looks > 0 => (failure.message, None),
+            Passed::Answered(Err(failure)) => return Reply::Failed(failure),
+            Passed::Silent(limit) => (silence(limit), None),
         };
         looks = looks.saturating_add(1);
         crash::at(Point::WithinWait, || name(call)).await;

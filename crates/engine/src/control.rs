@@ -16,6 +16,7 @@ use provisor_store::ops::clusters::{
     ClusterView, CreateCluster, Credentials, DeleteCluster, GetCluster, ListClusters, UpdateCluster,
 };
 use provisor_store::ops::command::Ask;
+use provisor_store::ops::gate::Happened;
 use provisor_store::ops::requests::{GetRequest, RequestView};
 use serde_json::Value;
 
@@ -152,11 +153,15 @@ impl Engine {
             return Ok(old);
         }
         let identity = match (&change, credentials) {
-            (Credentials::Replace(_), Some(given)) => self.identity_by(&old, &spec, given).await,
+            (Credentials::Replace(_), Some(given)) => self.identity_by(&old, &spec, given).await?,
             _ => None,
         };
+        let replaced = change.clone();
         let view = self.store.run(UpdateCluster { id: old.id, spec, credentials: change, if_match, identity }).await?;
         self.bind(&view)?;
+        if matches!(replaced, Credentials::Replace(_)) {
+            self.guard.at_gate(view.id, Happened::Accepted).await;
+        }
         self.bell.ring();
         Ok(view)
     }
@@ -185,11 +190,21 @@ impl Engine {
         Err(OpError::Invalid(flaws.0))
     }
 
-    /// Who the backend is by other credentials (H29). `None` when it does not answer: then the background probe finds
-    /// out, and until then nothing is made or believed gone under another identity.
-    async fn identity_by(&self, old: &ClusterView, spec: &ClusterSpec, credentials: Value) -> Option<String> {
-        let provider = self.registry.connect(old.id, spec, credentials).ok()?;
-        tokio::time::timeout(TEST_LIMIT, provider.identity()).await.ok()?.ok()
+    /// Who the backend is by other credentials, which are not stored when it refuses them (H29). `None` when it does not
+    /// answer: then the background probe finds out, and until then nothing is made or believed gone under another
+    /// identity.
+    async fn identity_by(&self, old: &ClusterView, spec: &ClusterSpec, credentials: Value) -> Result<Option<String>, OpError> {
+        let Ok(provider) = self.registry.connect(old.id, spec, credentials) else { return Ok(None) };
+        match tokio::time::timeout(TEST_LIMIT, provider.identity()).await {
+            Ok(Ok(identity)) => Ok(Some(identity)),
+            Ok(Err(failure)) if failure.class == Class::Auth => {
+                let mut flaws = Flaws::default();
+                let text = format!("the backend refuses them: {}", failure.message);
+                flaws.add("/credentials", "exists", &Value::Null, text);
+                Err(OpError::Invalid(flaws.0))
+            }
+            Ok(Err(_)) | Err(_) => Ok(None),
+        }
     }
 
     /// Forgets a cluster that nothing stands on.

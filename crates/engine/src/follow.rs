@@ -35,6 +35,14 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
         if let Err(error) = engine.keep_up().await {
             store_failed!(error, "the clusters could not be read; they are looked at again");
         }
+        if let Err(error) = engine.guard.follow().await {
+            store_failed!(error, "the gates of the clusters could not be read; they are looked at again");
+        }
+        if engine.config.learns
+            && let Err(error) = engine.follow_learning().await
+        {
+            store_failed!(error, "what was learned could not be read; it is looked at again");
+        }
         if let Err(error) = engine.store.run(Downtime { context: Arc::clone(&engine.context) }).await {
             store_failed!(error, "the account of downtime could not be read; it is looked at again");
         }

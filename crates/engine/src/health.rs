@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use provisor_core::ClusterId;
 use provisor_core::cluster::{Health, HealthState};
+use provisor_core::{ClusterId, Span};
 use provisor_provider::Check;
 use provisor_store::OpError;
 use provisor_store::ops::clusters::{ClusterView, ListClusters, SetHealth, SetIdentity};
+use provisor_store::ops::gate::Happened;
 use provisor_store::ops::roles::{Role, Under};
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +54,21 @@ async fn note_identity(engine: &Engine, role: Option<&Role>, view: &ClusterView,
     }
 }
 
+/// A cluster for which there is no work is tried by its test, else its breaker would stay open and keep all work away
+/// (H27); credentials that are accepted again end its pause (H29).
+async fn at_gate(engine: &Engine, view: &ClusterView, good: bool) {
+    if good && view.gate.paused.is_some() {
+        engine.guard.at_gate(view.id, Happened::Accepted).await;
+    }
+    if !view.gate.breaker.is_untried(engine.store.now()) {
+        return;
+    }
+    let probe = engine.guard.at_gate(view.id, Happened::Probe(Span::seconds(1))).await;
+    if probe.is_some_and(|p| p.changed) {
+        engine.guard.at_gate(view.id, Happened::Probed { good }).await;
+    }
+}
+
 async fn round(engine: &Engine, role: Option<&Role>, failures: &mut BTreeMap<ClusterId, u32>) {
     let Ok(clusters) = engine.store.run(ListClusters).await else { return };
     let tests = clusters.iter().map(|view| async move {
@@ -89,6 +105,7 @@ async fn round(engine: &Engine, role: Option<&Role>, failures: &mut BTreeMap<Clu
             latency_ms: u64::try_from(took.0 / 1000).ok(),
             error: error.or_else(|| checks.is_empty().then(|| "no answer in time".to_owned())),
         };
+        at_gate(engine, view, !bad).await;
         let op = SetHealth { id: view.id, health };
         if let Err(error) = engine.store.run(Under { role: role.cloned(), op }).await {
             store_failed!(error, cluster = %view.spec.name, "its health could not be noted");

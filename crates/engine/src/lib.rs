@@ -34,7 +34,9 @@ pub mod call;
 pub mod control;
 pub mod crash;
 mod follow;
+mod guard;
 pub mod health;
+mod learn;
 pub mod registry;
 pub mod restored;
 mod roles;
@@ -65,6 +67,8 @@ pub struct Config {
     pub probe_allow: Vec<Cidr>,
     /// This process is the only one on the store: leases that it finds at its start are of the dead.
     pub alone: bool,
+    /// Deadlines are learned (SPEC 3.3).
+    pub learns: bool,
     /// It claims work and runs the background tasks; one that does not only answers the API.
     pub works: bool,
 }
@@ -81,6 +85,7 @@ impl Default for Config {
             health_every: Span::seconds(15),
             probe_allow: Vec::new(),
             alone: true,
+            learns: true,
             works: true,
         }
     }
@@ -98,6 +103,10 @@ pub struct Engine {
     pub(crate) swept: std::sync::Mutex<BTreeMap<ClusterId, BTreeSet<ResourceId>>>,
     /// What of other processes was seen last.
     pub(crate) seen: follow::Seen,
+    /// How far what others have learned is known here.
+    pub(crate) learned: std::sync::atomic::AtomicI64,
+    /// What every call to a cluster passes.
+    pub(crate) guard: Arc<guard::Guard>,
 }
 
 /// A running engine, to be stopped. Dropped, it ends as in a crash: at once, leases and all left behind.
@@ -138,8 +147,10 @@ impl Engine {
             stuck_after: config.stuck_after,
             strategy: config.strategy,
             downtime: std::sync::atomic::AtomicI64::new(0),
+            known: std::sync::RwLock::default(),
             seeds,
         });
+        let guard = Arc::new(guard::Guard::new(store.clone(), Arc::clone(&context), config.alone));
         let engine = Arc::new(Self {
             store,
             context,
@@ -149,8 +160,14 @@ impl Engine {
             config,
             swept: std::sync::Mutex::default(),
             seen: follow::Seen::default(),
+            learned: std::sync::atomic::AtomicI64::new(-1),
+            guard,
         });
         engine.refresh_clusters().await?;
+        engine.guard.follow().await?;
+        if engine.config.learns {
+            engine.follow_learning().await?;
+        }
         Ok(engine)
     }
 
@@ -166,8 +183,12 @@ impl Engine {
         }
         if self.config.works {
             tasks.spawn(worker::run(Arc::clone(self), stop.clone()));
+            tasks.spawn(guard::run(Arc::clone(self), stop.clone()));
             tasks.spawn(roles::run(Arc::clone(self), stop.clone(), roles::HEALTH, health::run));
             tasks.spawn(roles::run(Arc::clone(self), stop.clone(), roles::SWEEPER, sweep::run));
+            if self.config.learns {
+                tasks.spawn(roles::run(Arc::clone(self), stop.clone(), roles::LEARNER, learn::run));
+            }
         }
         Ok(Running { stop, tasks, shutdown: self.config.shutdown })
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use provisor_core::cluster::{ClusterSpec, ProviderType};
+use provisor_core::cluster::{ClusterSpec, ProviderType, Settings};
 use provisor_core::workflow::{Made, Plan, Planner};
 use provisor_core::{Class, ClusterId, Failure, Spec};
 use provisor_provider::{Action, Binding, Cidr, Connector, Open, Provider, Secret};
@@ -17,11 +17,17 @@ pub struct Bound {
     pub provider: Arc<dyn Provider>,
     /// Its description.
     pub spec: ClusterSpec,
+    common: Settings,
     version: i64,
     identity: Mutex<Option<String>>,
 }
 
 impl Bound {
+    /// The settings that every cluster has.
+    pub fn common(&self) -> &Settings {
+        &self.common
+    }
+
     /// The version of the cluster that it was made from.
     pub fn version(&self) -> i64 {
         self.version
@@ -91,13 +97,20 @@ impl Registry {
             return;
         }
         let made = self.connect(id, spec, credentials);
-        let bound = made.map(|provider| Arc::new(Bound { provider, spec: spec.clone(), version, identity: Mutex::new(None) }));
+        let common = spec.common();
+        let bound =
+            made.map(|provider| Arc::new(Bound { provider, spec: spec.clone(), common, version, identity: Mutex::new(None) }));
         self.bound.write().unwrap_or_else(PoisonError::into_inner).insert(id, bound);
     }
 
     /// The clusters that are bound now.
     pub fn ids(&self) -> BTreeSet<ClusterId> {
         self.read().keys().copied().collect()
+    }
+
+    /// Whether any of them limits its calls in flight (H28).
+    pub(crate) fn limits_calls(&self) -> bool {
+        self.read().values().any(|b| b.as_ref().is_ok_and(|b| b.common.max_in_flight.is_some()))
     }
 
     /// Forgets clusters that are gone.

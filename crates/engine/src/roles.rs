@@ -19,6 +19,9 @@ pub(crate) const SWEEPER: &str = "sweeper";
 /// The watch over clusters (SPEC 5).
 pub(crate) const HEALTH: &str = "health";
 
+/// The reader that learns deadlines (SPEC 3.3).
+pub(crate) const LEARNER: &str = "learner";
+
 /// Runs a task until stopped, wherever the role is held meanwhile. The one process on a store needs no role.
 pub(crate) async fn run<T, F>(engine: Arc<Engine>, stop: CancellationToken, name: &'static str, task: T)
 where

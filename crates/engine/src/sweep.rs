@@ -17,9 +17,11 @@ use provisor_core::workflow::call::Held;
 use provisor_core::{Class, ClusterId, Failure, ResourceId, Span, Timestamp};
 use provisor_provider::Released;
 use provisor_store::OpError;
+use provisor_store::ops::balance::{Balance, NoteBalance};
 use provisor_store::ops::clusters::{ClusterView, ListClusters};
 use provisor_store::ops::drift::NoteDrift;
 use provisor_store::ops::ledger::{MarkSeenClosed, OpenRows, RowSummary, RowsByTag};
+use provisor_store::ops::quota::{Difference, QuotaProof};
 use provisor_store::ops::reappeared::Reappeared;
 use provisor_store::ops::roles::{Role, Under};
 use serde_json::{Value, json};
@@ -48,6 +50,7 @@ pub struct Inventory {
     released: Vec<String>,
     alarm: Option<String>,
     total: usize,
+    balance: Balance,
 }
 
 pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken, role: Option<Role>) {
@@ -59,6 +62,8 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken, role: Opti
             () = tokio::time::sleep(TICK) => {}
         }
         let Ok(clusters) = engine.store.run(ListClusters).await else { continue };
+        // Once for all that are due: the proof reads every live request.
+        let mut proof: Option<Vec<Difference>> = None;
         for view in clusters {
             let now = engine.store.now();
             // The first sweep comes one period after the start: a restart sweeps nothing in a hurry.
@@ -67,10 +72,13 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken, role: Opti
                 continue;
             }
             last.insert(view.id, now);
+            if proof.is_none() {
+                proof = engine.store.run(QuotaProof).await.ok();
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                swept = engine.sweep_cluster(&view, false, role.as_ref()) => if let Err(error) = swept {
+                swept = engine.sweep_cluster(&view, false, role.as_ref(), proof.as_deref()) => if let Err(error) = swept {
                     store_failed!(error, cluster = %view.spec.name, "the sweep failed");
                 }
             }
@@ -82,16 +90,25 @@ impl Engine {
     /// A cluster's inventory against the ledger, as the API shows it.
     pub async fn inventory(&self, key: &str) -> Result<Value, OpError> {
         let view = self.cluster(key).await?;
-        Ok(self.compare(&view).await?.to_json())
+        let mut inventory = self.compare(&view).await?;
+        inventory.balance(&view, &self.store.run(QuotaProof).await?);
+        Ok(inventory.to_json())
     }
 
     /// A sweep, now; with `dry_run` nothing is released or counted.
     pub async fn sweep(&self, key: &str, dry_run: bool) -> Result<Value, OpError> {
         let view = self.cluster(key).await?;
-        Ok(self.sweep_cluster(&view, dry_run, None).await?.to_json())
+        let proof = self.store.run(QuotaProof).await?;
+        Ok(self.sweep_cluster(&view, dry_run, None, Some(&proof)).await?.to_json())
     }
 
-    async fn sweep_cluster(&self, view: &ClusterView, dry_run: bool, role: Option<&Role>) -> Result<Inventory, OpError> {
+    async fn sweep_cluster(
+        &self,
+        view: &ClusterView,
+        dry_run: bool,
+        role: Option<&Role>,
+        proof: Option<&[Difference]>,
+    ) -> Result<Inventory, OpError> {
         let mut inventory = self.compare(view).await?;
         if !dry_run {
             self.note_drift(role, view, &inventory).await?;
@@ -137,6 +154,14 @@ impl Engine {
         }
         if let Some(alarm) = &inventory.alarm {
             warn!(cluster = %view.spec.name, alarm, "the sweep stopped itself");
+        }
+        inventory.balance(view, proof.unwrap_or_default());
+        if !inventory.balance.capacity.is_empty() {
+            warn!(cluster = %view.spec.name, differences = ?inventory.balance.capacity, "ALARM: its capacity is not what attempts hold");
+        }
+        if !dry_run {
+            let op = NoteBalance { id: view.id, balance: inventory.balance.clone() };
+            self.store.run(Under { role: role.cloned(), op }).await?;
         }
         Ok(inventory)
     }
@@ -235,6 +260,7 @@ impl Engine {
             released: Vec::new(),
             alarm: None,
             total: found.len(),
+            balance: Balance::default(),
         };
         for object in found {
             let mut of_tag = rows.iter().filter(|r| r.tag == object.tag && r.cluster == view.id).peekable();
@@ -304,8 +330,22 @@ fn unreachable_backend(failure: Failure) -> OpError {
 }
 
 impl Inventory {
+    /// Whether ledger, inventory and capacity agree by now.
+    fn balance(&mut self, view: &ClusterView, proof: &[Difference]) {
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let id = view.id.to_string();
+        self.balance = Balance {
+            at: self.at,
+            owned: count(self.owned.len()),
+            unexplained: count(self.orphaned.len().saturating_sub(self.released.len())),
+            missing: count(self.missing.len()),
+            capacity: proof.iter().filter(|d| d.subject == id).cloned().collect(),
+        };
+    }
+
     fn to_json(&self) -> Value {
         let owned = |(row, f): &(ResourceId, Found)| json!({"resource": row, "provider_id": f.provider_id, "kind": f.kind});
+        let uneven = |d: &Difference| json!({"dimension": d.dimension, "counted": d.counted, "held": d.held});
         let missing = |r: &RowSummary| json!({"resource": r.id, "provider_id": r.provider_id, "kind": r.kind});
         let orphaned = |(_, f): &(Option<RowSummary>, Found)| json!({"provider_id": f.provider_id, "kind": f.kind, "tag": f.tag, "age_seconds": f.age_seconds});
         json!({
@@ -315,6 +355,10 @@ impl Inventory {
             "orphaned": self.orphaned.iter().map(orphaned).collect::<Vec<_>>(),
             "released": self.released,
             "alarm": self.alarm,
+            "balance": {
+                "even": self.balance.is_even(), "unexplained": self.balance.unexplained, "missing": self.balance.missing,
+                "capacity": self.balance.capacity.iter().map(uneven).collect::<Vec<_>>(),
+            },
         })
     }
 }

@@ -230,7 +230,8 @@ impl Drive {
             let drop = CancellationToken::new();
             self.names.note(&call);
             self.in_flight.insert(call.key.clone(), drop.clone());
-            let line = Line { store: self.engine.store.clone(), drop, progress: sender.clone() };
+            let guard = Arc::clone(&self.engine.guard);
+            let line = Line { store: self.engine.store.clone(), guard, drop, progress: sender.clone() };
             if let Ok(bound) = &bound {
                 self.bound.entry(call.cluster).or_insert_with(|| Arc::clone(bound));
             }

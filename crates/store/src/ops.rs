@@ -6,16 +6,20 @@
 use crate::tx::Stmt;
 
 pub mod admit;
+pub mod balance;
 pub mod claim;
 pub mod clusters;
 pub mod command;
 pub mod drift;
+pub mod gate;
 pub mod heartbeat;
+pub mod learn;
 pub mod ledger;
 pub mod log;
 pub(crate) mod log_row;
 pub mod meta;
 pub(crate) mod place;
+pub mod processes;
 pub mod quota;
 pub mod readers;
 pub mod reappeared;
@@ -31,6 +35,7 @@ pub(crate) mod writes;
 
 /// The statements of each file, for the tests that prepare and explain them.
 pub const ALL_STATEMENTS: &[(&str, &[&Stmt])] = &[
+    ("balance", balance::STATEMENTS),
     ("clusters", clusters::STATEMENTS),
     ("ledger", ledger::STATEMENTS),
     ("log", log::STATEMENTS),
@@ -48,8 +53,11 @@ pub const ALL_STATEMENTS: &[(&str, &[&Stmt])] = &[
     ("claim", claim::STATEMENTS),
     ("command", command::STATEMENTS),
     ("drift", drift::STATEMENTS),
+    ("gate", gate::STATEMENTS),
     ("heartbeat", heartbeat::STATEMENTS),
+    ("learn", learn::STATEMENTS),
     ("place", place::STATEMENTS),
+    ("processes", processes::STATEMENTS),
     ("reappeared", reappeared::STATEMENTS),
     ("save", save::STATEMENTS),
     ("writes", writes::STATEMENTS),

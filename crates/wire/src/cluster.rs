@@ -28,6 +28,9 @@ pub struct Cluster {
     pub health: Health,
     /// Whether calls to it are let through.
     pub breaker: Breaker,
+    /// Why nothing is called on it, while its credentials are refused.
+    #[serde(default)]
+    pub paused: Option<Paused>,
     /// The provider's own keys.
     #[schema(value_type = Object)]
     pub endpoint: Map<String, Value>,
@@ -82,6 +85,21 @@ pub struct Health {
 pub struct Breaker {
     /// `closed`, `open`, `half_open`.
     pub state: String,
+    /// Until when nothing is let through, or the one call of a half-open one has its answer.
+    #[serde(default)]
+    pub until: Option<String>,
+    /// How often it has opened.
+    #[serde(default)]
+    pub opened: u64,
+}
+
+/// Why nothing is called on a cluster: its credentials are refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Paused {
+    /// Since when.
+    pub since: String,
+    /// The backend's words.
+    pub error: String,
 }
 
 /// One check of a test.
@@ -123,6 +141,36 @@ pub struct Inventory {
     pub orphaned: Vec<Orphan>,
     /// Backend ids of what this sweep released.
     pub released: Vec<String>,
+    /// Why the sweep released nothing, where it stopped itself.
+    #[serde(default)]
+    pub alarm: Option<String>,
+    /// Whether ledger, inventory and capacity agree.
+    #[serde(default)]
+    pub balance: Balance,
+}
+
+/// Whether ledger, inventory and capacity of a cluster agree.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Balance {
+    /// They do.
+    pub even: bool,
+    /// Objects that no open row of the ledger explains.
+    pub unexplained: u64,
+    /// Rows whose objects are not there.
+    pub missing: u64,
+    /// Counters of its capacity that are not what attempts hold.
+    pub capacity: Vec<Uneven>,
+}
+
+/// A counter that is not what attempts hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Uneven {
+    /// `reserved.cpu`, `used.slots` …
+    pub dimension: String,
+    /// What the counter says.
+    pub counted: i64,
+    /// What attempts hold.
+    pub held: i64,
 }
 
 /// An object that the ledger knows.

@@ -60,7 +60,9 @@ fn other_shapes_survive() {
     );
     round::<Inventory>(&json!({"cluster": "c", "at": "2026-01-01T00:00:00Z",
         "owned": [{"resource": "res_1", "provider_id": "x", "kind": "server"}], "missing": [],
-        "orphaned": [{"provider_id": "y", "kind": "server", "tag": "pvr-a-b", "age_seconds": null}], "released": ["y"]}));
+        "orphaned": [{"provider_id": "y", "kind": "server", "tag": "pvr-a-b", "age_seconds": null}], "released": ["y"],
+        "alarm": null, "balance": {"even": false, "unexplained": 1, "missing": 0,
+            "capacity": [{"dimension": "used.cpu", "counted": 3, "held": 2}]}}));
     let plan = json!({"valid": true, "errors": [], "quota": [{"name": "cpu", "limit": 200, "used": 4, "requested": 2, "ok": true}],
         "rule": null, "order": ["db", "web"], "cluster": "sim-eu-1", "rejected": [{"cluster": "b", "reason": "no room"}],
         "steps": [{"name": "allocate", "operations": ["create_volume"]}], "expected_seconds": {"p50": null, "p90": null}});

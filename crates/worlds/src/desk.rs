@@ -59,6 +59,7 @@ impl Desk<'_> {
             planner: self.planner,
             chance: self.chance,
             actor: None,
+            known: std::sync::Arc::default(),
             events: &mut self.events,
         };
         act(&mut moment)

@@ -8,9 +8,10 @@ use serde_json::Value;
 use crate::output::{Colour, Out, Table, clean, clock, inline, seconds};
 
 /// Metadata with a place of their own, or that say nothing to people.
-const QUIET: [&str; 11] = [
+const QUIET: [&str; 12] = [
     "deadline_seconds",
     "deadline_source",
+    "learned",
     "step",
     "attempt",
     "actor",
@@ -78,7 +79,8 @@ fn what(moment: &Moment) -> String {
     }
     if let Some(deadline) = moment.metadata.get("deadline_seconds").and_then(Value::as_f64) {
         let source = moment.metadata.get("deadline_source").map(inline).unwrap_or_default();
-        parts.push(format!("deadline {} ({source})", seconds(deadline)));
+        let samples = moment.metadata.get("learned").and_then(|l| l.get("samples")).map(|n| format!(" from {n} samples"));
+        parts.push(format!("deadline {} ({source}{})", seconds(deadline), samples.unwrap_or_default()));
     }
     if let Some(tries) = moment.metadata.get("tries").and_then(Value::as_array).filter(|t| t.len() > 1) {
         parts.push(format!("tries={}", tries.len()));

@@ -275,7 +275,11 @@ pub(crate) fn cluster(out: Out, c: &Cluster) -> String {
         ),
     );
     field("error", c.health.error.as_deref().map(clean).unwrap_or_default());
-    field("breaker", c.breaker.state.clone());
+    let until = c.breaker.until.as_deref().map(|at| format!(" until {at}")).unwrap_or_default();
+    field("breaker", clean(&format!("{}{until}", c.breaker.state)));
+    if let Some(paused) = &c.paused {
+        field("paused", clean(&format!("since {}: {}", paused.since, paused.error)));
+    }
     for (key, value) in &c.endpoint {
         field("endpoint", clean(&format!("{key} = {value}")));
     }
@@ -309,11 +313,21 @@ pub(crate) fn inventory(out: Out, inventory: &Inventory) -> String {
     }
     let counts = [inventory.owned.len(), inventory.missing.len(), inventory.orphaned.len(), inventory.released.len()];
     let [owned, missing, orphaned, released] = counts;
-    format!(
+    let mut text = format!(
         "{}\n{}: {owned} owned, {missing} missing, {orphaned} orphaned, {released} released\n",
         table.render(),
         inventory.cluster
-    )
+    );
+    if let Some(alarm) = &inventory.alarm {
+        put(&mut text, format_args!("{} {}\n", out.paint(Colour::Red, "alarm:"), clean(alarm)));
+    }
+    for uneven in &inventory.balance.capacity {
+        let counts = format!("{} is counted as {}, attempts hold {}", uneven.dimension, uneven.counted, uneven.held);
+        put(&mut text, format_args!("{} {counts}\n", out.paint(Colour::Red, "capacity:")));
+    }
+    let even = if inventory.balance.even { "ledger, inventory and capacity agree" } else { "not in balance" };
+    put(&mut text, format_args!("{even}; {} unexplained\n", inventory.balance.unexplained));
+    text
 }
 
 /// A list of tenants.

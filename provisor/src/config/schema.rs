@@ -137,6 +137,12 @@ pub(crate) const KEYS: &[Key] = &[
         "How requests are tried that do not say so themselves, of tenants that do not either. Kinds whose endpoint the request fixes take failover where this says race or hedge.",
     ),
     key(
+        "deadlines.learned",
+        Kind::Word(&["on", "off"]),
+        Some("on"),
+        "Whether deadlines of operations are learned from how long they took before; a cluster's `settings.learned_deadlines` may switch it off for that cluster alone.",
+    ),
+    key(
         "probes.allow_cidrs",
         Kind::Cidrs,
         Some(""),

@@ -240,9 +240,10 @@ fn what_cannot_be_is_refused_at_admission() {
         let problem = refused(&http, "POST", "/api/clusters", Some(body), "invalid_request", 422);
         names(&problem, "/provider", "enum", &json!(provider));
     }
-    let settings = cluster(&json!({"settings": {"breaker": {"failures": 3}, "retry": {"max_retries": 1}}}));
+    let settings = cluster(&json!({"settings": {"breaker": {"failures": 0}, "max_in_flight": 1, "retry": {"max_retries": 1}}}));
     let problem = refused(&http, "POST", "/api/clusters", settings, "invalid_request", 422);
-    names(&problem, "/settings/breaker", "unknown_key", &json!({"failures": 3}));
+    names(&problem, "/settings/breaker/failures", "min", &json!(0));
+    names(&problem, "/settings/max_in_flight", "min", &json!(1));
     names(&problem, "/settings/retry/max_retries", "min", &json!(1));
     let settings = cluster(&json!({"settings": {"sede": 1, "faults": [{"operation": "*", "kind": "explode"}]}}));
     let problem = refused(&http, "POST", "/api/clusters", settings, "invalid_request", 422);

@@ -1,8 +1,9 @@
 //! Clusters: everything of them but their credentials.
 
+use provisor_core::breaker::State;
 use provisor_core::cluster::{ClusterSpec, ProviderType};
 use provisor_store::ops::clusters::ClusterView;
-use provisor_wire::cluster::{Breaker, Capacity, Cluster, Health, Room};
+use provisor_wire::cluster::{Breaker, Capacity, Cluster, Health, Paused, Room};
 use serde_json::{Value, json};
 
 use super::{time, time_of, word};
@@ -31,7 +32,15 @@ pub fn cluster(view: &ClusterView) -> Cluster {
             latency_ms: view.health.latency_ms,
             error: view.health.error.clone(),
         },
-        breaker: Breaker { state: "closed".to_owned() },
+        breaker: Breaker {
+            state: view.gate.breaker.state.name().to_owned(),
+            until: match view.gate.breaker.state {
+                State::Closed => None,
+                State::Open { until } | State::HalfOpen { until } => Some(time(until)),
+            },
+            opened: view.gate.breaker.opened,
+        },
+        paused: view.gate.paused.as_ref().map(|p| Paused { since: time(p.since), error: p.error.clone() }),
         endpoint: spec.endpoint.clone(),
         settings: spec.settings.clone(),
         created_at: time(view.created_at),

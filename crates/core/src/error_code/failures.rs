@@ -113,6 +113,13 @@ pub(super) const FAILURES: &[ErrorCode] = &[
         "Check the disk under its data folder.",
     ),
     failure(
+        "cluster_unavailable",
+        "The cluster is sick",
+        true,
+        "Too many calls to the cluster have failed, its circuit breaker is open, and it stayed so for the operation's whole deadline.",
+        "The request goes on elsewhere where it may. Test the cluster, and look at its breaker (GET /api/clusters/{id}).",
+    ),
+    failure(
         "cluster_unknown",
         "The cluster is not known",
         false,

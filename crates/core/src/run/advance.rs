@@ -4,10 +4,13 @@
 //! the run and the events in the same transaction, then makes the calls, and looks again at `wake_at`, at
 //! an answer, or when somebody rings. Asked twice without anything new, it answers no new calls.
 
+use std::sync::Arc;
+
 use super::{AttemptState, OperationStatus, Role, RowState, Run};
 use crate::chance::Chance;
 use crate::event::{Actor, Event, EventKind};
 use crate::failure::{Class, Failure};
+use crate::known::Known;
 use crate::lifecycle::{Outcome, State};
 use crate::time::{Span, Timestamp};
 use crate::workflow::call::{Call, CallKey};
@@ -29,6 +32,8 @@ pub struct Moment<'a> {
     pub stuck_after: Span,
     /// Plans attempts and actions.
     pub planner: &'a dyn Planner,
+    /// What is known of clusters by now: how long things take there.
+    pub known: Arc<Known>,
     /// Jitter and ids.
     pub chance: &'a mut dyn Chance,
     /// Who decides, where a person does.
@@ -78,6 +83,7 @@ impl Run {
             self.pursue(m, &mut d);
         }
         self.advance_rows(m, &mut d);
+        self.say_what_holds(m);
         self.conclude(m);
         if self.state.is_working() && d.launch.is_none() {
             d.wake(self.stuck_at(m));
@@ -124,6 +130,9 @@ impl Run {
                 OperationStatus::Waiting
             };
             operation.next_at = Some(m.now);
+            if let Some(last) = operation.tries.last_mut().filter(|t| t.finished_at.is_none()) {
+                last.taken_over = true;
+            }
         }
         if let Some(within) = asked {
             self.progress.not_before = self.progress.not_before.max(m.now.plus(within));

@@ -1,13 +1,16 @@
 //! The beginning and the end of attempts.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Attempt, AttemptState, Directive, Moment, Operation, OperationStatus, Role, Row, Run, StepRun, StepStatus, Wanted};
 use crate::cluster::{ProviderType, Settings};
+use crate::deadline::size_class;
 use crate::event::{Event, EventKind};
 use crate::failure::{Class, Failure};
 use crate::id::{AttemptId, ClusterId};
 use crate::lifecycle::{Outcome, State, Step};
+use crate::spec::{Kind, Spec};
+use crate::time::{Span, Timestamp};
 use crate::workflow::plan::{Plan, Planned};
 
 /// Where an attempt is to run: what placement chose and the provider planned.
@@ -44,7 +47,9 @@ pub(super) fn operation(planned: Planned, settings: &Settings) -> Operation {
         clears: None,
         deadline,
         deadline_source: source.to_owned(),
+        learned: None,
         generation: 0,
+        held_since: None,
         throttled_until: None,
     }
 }
@@ -121,7 +126,7 @@ impl Run {
         if self.ledger.iter().all(Row::is_closed) {
             return true;
         }
-        if self.waiting.is_none() {
+        if self.waiting.as_ref().is_none_or(|w| w.reason != AFTER_FORMER) {
             if let Some(former) = self.attempts.last_mut() {
                 former.failure_told = true;
                 let mut failed = failed_event(former);
@@ -176,14 +181,15 @@ impl Run {
         attempt.state = state;
         attempt.finished_at = Some(m.now);
         attempt.error.clone_from(&error);
-        let id = attempt.id;
+        let (id, of) = (attempt.id, Whose::of(attempt, &self.spec));
         let failed = state == AttemptState::Failed;
         for step in attempt.steps.iter_mut().filter(|s| s.status != StepStatus::Succeeded) {
             let began = step.started_at.is_some();
             step.status = if failed && began { StepStatus::Failed } else { StepStatus::Cancelled };
             if began {
                 step.finished_at = Some(m.now);
-                let detail = json!({"status": step.status});
+                let mut detail = json!({"status": step.status});
+                of.note_step(&mut detail, step, m.now);
                 let name = step.step.name().to_owned();
                 m.events.push(Event { step: Some(name), attempt: Some(id), detail, ..Event::new(EventKind::StepFinished) });
             }
@@ -195,7 +201,7 @@ impl Run {
                 last.finished_at = Some(m.now);
             }
             if began {
-                m.events.push(done_event(operation, Some(id), "cancelled"));
+                m.events.push(done_event(operation, Some(&of), "cancelled"));
             }
         }
         for row in self.ledger.iter_mut().filter(|r| r.attempt == id && !r.is_closed() && !r.unwanted) {
@@ -317,17 +323,49 @@ pub(super) fn is_open(status: OperationStatus) -> bool {
     matches!(status, Pending | Running | Waiting | Looking)
 }
 
+/// Whose an operation is: its attempt, and what it is learned as (SPEC 3.3).
+#[derive(Debug, Clone)]
+pub(super) struct Whose {
+    pub(super) attempt: AttemptId,
+    class: Value,
+}
+
+impl Whose {
+    pub(super) fn of(attempt: &Attempt, spec: &Spec) -> Self {
+        let class = match spec.kind {
+            // What a vendor does takes as long as it takes.
+            Kind::Managed => Value::Null,
+            _ => json!({"provider": attempt.provider, "cluster": attempt.cluster, "size": size_class(spec)}),
+        };
+        Self { attempt: attempt.id, class }
+    }
+
+    /// How long a step took, where that tells anything.
+    pub(super) fn note_step(&self, detail: &mut Value, step: &StepRun, now: Timestamp) {
+        let took = step.started_at.map_or(Span::ZERO, |at| now.since(at));
+        if took > Span::ZERO && !self.class.is_null() {
+            detail["seconds"] = json!(took);
+            detail["class"] = self.class.clone();
+        }
+    }
+}
+
 /// The fact that an operation ended, with all its tries.
-pub(super) fn done_event(operation: &Operation, attempt: Option<AttemptId>, status: &str) -> Event {
+pub(super) fn done_event(operation: &Operation, of: Option<&Whose>, status: &str) -> Event {
     let mut detail = json!({
         "operation": operation.planned.name, "status": status, "tries": operation.tries, "retries": operation.retries,
         "deadline_seconds": operation.deadline, "deadline_source": operation.deadline_source,
     });
+    // What asked nobody took no time, and nothing is learned of it.
+    let timed = operation.tries.iter().any(|t| t.finished_at.is_some_and(|at| at > t.started_at));
+    let class = of.map(|of| &of.class).filter(|class| timed && !class.is_null() && !operation.planned.awaits_input);
     if let Some(map) = detail.as_object_mut() {
         map.extend(operation.planned.item.as_ref().map(|item| ("item".to_owned(), json!(item))));
         map.extend(operation.row.map(|row| ("resource".to_owned(), json!(row))));
+        map.extend(operation.learned.as_ref().map(|learned| ("learned".to_owned(), json!(learned))));
+        map.extend(class.map(|class| ("class".to_owned(), class.clone())));
     }
-    let step = Some(operation.planned.step.name().to_owned());
+    let (step, attempt) = (Some(operation.planned.step.name().to_owned()), of.map(|of| of.attempt));
     Event { step, attempt, detail, ..Event::new(EventKind::OperationDone) }
 }
 

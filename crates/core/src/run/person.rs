@@ -127,11 +127,11 @@ impl Run {
 
     /// An operation that a person does: nothing is called; it is done once the input is there (SPEC 3.8).
     pub(super) fn await_input(&mut self, place: Place, index: usize, m: &mut Moment<'_>) {
-        let attempt = self.base(place).and_then(|i| self.attempts.get(i)).map(|a| a.id);
+        let of = self.whose(place);
         let Some(operation) = self.operation_mut(place, index) else { return };
         let first = operation.tries.is_empty();
         if first {
-            operation.tries.push(Try { started_at: m.now, finished_at: None, error: None });
+            operation.tries.push(Try::begin(m.now));
         }
         let Some(input) = self.input_of(place, first, m) else { return };
         let Some(operation) = self.operation_mut(place, index) else { return };
@@ -139,7 +139,7 @@ impl Run {
             last.finished_at = Some(m.now);
         }
         operation.status = OperationStatus::Succeeded;
-        m.events.push(done_event(operation, attempt, "succeeded"));
+        m.events.push(done_event(operation, of.as_ref(), "succeeded"));
         if let Place::Attempt(index) = place
             && let Some(attempt) = self.attempts.get_mut(index)
         {

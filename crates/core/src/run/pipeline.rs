@@ -2,10 +2,13 @@
 
 use serde_json::json;
 
+use super::attempt::Whose;
 use super::{AttemptState, Directive, Moment, Operation, OperationStatus, Row, RowState, Run, StepStatus, Try};
+use crate::deadline::{Key, Learned};
 use crate::event::{Event, EventKind};
 use crate::id::{AttemptId, ResourceId, Tag};
 use crate::lifecycle::{State, Step};
+use crate::spec::Kind;
 use crate::time::Span;
 use crate::workflow::Made;
 use crate::workflow::call::{Call, CallKey, Deadline, Task, Work};
@@ -43,6 +46,10 @@ impl Run {
             Place::Attempt(i) => Some(i),
             Place::Action => self.winner.and_then(|w| self.attempt_index(w)),
         }
+    }
+
+    pub(super) fn whose(&self, place: Place) -> Option<Whose> {
+        self.base(place).and_then(|i| self.attempts.get(i)).map(|a| Whose::of(a, &self.spec))
     }
 
     /// Moves an attempt as far as it can go now.
@@ -92,22 +99,21 @@ impl Run {
 
     fn finish_step(&mut self, index: usize, step: Step, m: &mut Moment<'_>) {
         let Some(attempt) = self.attempts.get_mut(index) else { return };
-        let (id, retries) = (attempt.id, attempt.retries_of(step));
+        let (of, retries) = (Whose::of(attempt, &self.spec), attempt.retries_of(step));
+        let detail = json!({"status": "succeeded", "retries": retries});
+        let mut timed = detail.clone();
         if let Some(run) = attempt.steps.get_mut(step.number()) {
             run.status = StepStatus::Succeeded;
             run.finished_at = Some(m.now);
+            of.note_step(&mut timed, run, m.now);
         }
         // Why after it: who has just passed the leader leads, and who has done them all wins.
-        let leads = step.next().is_none() || self.leading().is_some_and(|l| l.id == id);
-        let event = |kind| Event {
-            step: Some(step.name().to_owned()),
-            attempt: Some(id),
-            detail: json!({"status": "succeeded", "retries": retries}),
-            ..Event::new(kind)
-        };
-        m.events.push(event(EventKind::StepFinished));
+        let leads = step.next().is_none() || self.leading().is_some_and(|l| l.id == of.attempt);
+        let event =
+            |kind, detail| Event { step: Some(step.name().to_owned()), attempt: Some(of.attempt), detail, ..Event::new(kind) };
+        m.events.push(event(EventKind::StepFinished, timed));
         if leads {
-            m.events.push(event(EventKind::StepCompleted));
+            m.events.push(event(EventKind::StepCompleted, detail));
         }
     }
 
@@ -134,9 +140,11 @@ impl Run {
                     if !self.is_ready(place, operation) || self.asks_person(place, operation) {
                         continue;
                     }
+                    let takes_input = self.takes_input(operation);
                     match operation.next_at.filter(|at| *at > m.now) {
                         Some(at) => d.wake(at),
-                        None if self.takes_input(operation) => self.await_input(place, index, m),
+                        None if takes_input => self.await_input(place, index, m),
+                        None if self.is_held_back(place, index, m, d) => {}
                         None => self.start_try(place, index, m, d),
                     }
                 }
@@ -152,7 +160,10 @@ impl Run {
         let (place, step) = (Place::Attempt(index), attempt.current_step());
         attempt.operations.iter().filter(|o| o.planned.step == step && o.next_at.is_none_or(|at| at <= m.now)).any(|o| {
             match o.status {
-                OperationStatus::Pending | OperationStatus::Waiting => self.is_ready(place, o) && !self.asks_person(place, o),
+                OperationStatus::Pending | OperationStatus::Waiting => {
+                    self.is_ready(place, o) && !self.asks_person(place, o) && self.held(place, o, m).is_none()
+                }
+                OperationStatus::Looking if m.known.holds(attempt.cluster, self.tenant, false, m.now).is_some() => false,
                 OperationStatus::Looking => self.ledger.iter().any(|r| Some(r.id) == o.row && r.busy.is_none()),
                 _ => false,
             }
@@ -184,6 +195,8 @@ impl Run {
             return self.end_at_once(place, index, made, m);
         }
         let row = operation.planned.makes.clone().map(|kind| self.intend(place, index, base, &kind, m));
+        let made_already = self.ledger.iter().any(|r| Some(r.id) == row && r.provider_id.is_some());
+        self.fix_deadline(place, index, base, m);
         let Some(operation) = self.operation_mut(place, index) else { return };
         operation.row = row.or(operation.row);
         operation.clears = None;
@@ -194,7 +207,8 @@ impl Run {
         // Why: a call that a former holder began goes on as the same try.
         let goes_on = operation.tries.last().is_some_and(|t| t.finished_at.is_none());
         if !goes_on {
-            operation.tries.push(Try { started_at: m.now, finished_at: None, error: None });
+            let learned = operation.learned.as_ref().map(|l| l.deadline);
+            operation.tries.push(Try { learned, goes_on: made_already, ..Try::begin(m.now) });
         }
         let started = operation.tries.last().map_or(m.now, |t| t.started_at);
         let mut deadline = Deadline::after(started, operation.deadline);
@@ -215,6 +229,31 @@ impl Run {
         }
     }
 
+    /// The deadline of the try that is about to begin: at first a learned one where there is one, after one that a
+    /// learned deadline has ended twice that, at most the configured one (H30).
+    fn fix_deadline(&mut self, place: Place, index: usize, base: usize, m: &mut Moment<'_>) {
+        let Some(attempt) = self.attempts.get(base).filter(|_| self.spec.kind != Kind::Managed) else { return };
+        let (cluster, provider) = (attempt.cluster, attempt.provider);
+        let policy = attempt.settings.learned;
+        let Some(operation) = self.operations(place).get(index) else { return };
+        let (configured, source) = attempt.settings.deadline(&operation.planned.name, operation.planned.deadline);
+        let learned = match operation.tries.last() {
+            None => {
+                let key = Key::of(provider, cluster, &operation.planned.name, &self.spec);
+                m.known.deadlines.first(&key, configured, policy, m.now, m.chance).map(Box::new)
+            }
+            Some(last) if last.finished_at.is_some() && last.was_cut_short() => {
+                let twice = Span(operation.deadline.0.saturating_mul(2));
+                operation.learned.clone().filter(|_| twice < configured).map(|l| Box::new(Learned { deadline: twice, ..*l }))
+            }
+            Some(_) => return,
+        };
+        let Some(operation) = self.operation_mut(place, index) else { return };
+        operation.deadline = learned.as_ref().map_or(configured, |l| l.deadline);
+        if learned.is_some() { "learned" } else { source }.clone_into(&mut operation.deadline_source);
+        operation.learned = learned;
+    }
+
     /// What an operation brings that asks nobody and makes nothing.
     fn known_answer(&self, operation: &Operation, base: usize, m: &Moment<'_>) -> Option<Made> {
         let cluster = self.attempts.get(base)?.cluster;
@@ -229,7 +268,7 @@ impl Run {
         operation.next_at = None;
         operation.calls += 1;
         if operation.tries.last().is_none_or(|t| t.finished_at.is_some()) {
-            operation.tries.push(Try { started_at: m.now, finished_at: None, error: None });
+            operation.tries.push(Try::begin(m.now));
         }
         self.succeed(place, index, made, m);
     }
@@ -314,7 +353,9 @@ impl Run {
         Some(Call {
             key,
             request: self.id,
+            tenant: self.tenant,
             cluster: attempt.cluster,
+            urgent: self.is_urgent(place),
             task: Task::Perform(Box::new(work)),
             deadline,
             send_by: creating.map(|r| r.send_by),

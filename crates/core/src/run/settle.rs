@@ -36,6 +36,9 @@ impl Run {
         let row = operation.row;
         let current = operation.status == OperationStatus::Running && operation.calls == number;
         let latest = operation.calls == number;
+        if latest && !matches!(reply, Reply::Held { .. } | Reply::Dropped) {
+            self.is_let_in(place, index);
+        }
         match reply {
             Reply::Progress(made) => self.record(place, row.filter(|_| latest), &made, m),
             Reply::Done(made) => {
@@ -47,11 +50,13 @@ impl Run {
             }
             Reply::Failed(failure) => self.fail_try(place, index, latest, current, failure, false, m),
             Reply::TimedOut { last_seen, diagnosis } => {
+                let Some(operation) = self.operations(place).get(index) else { return };
                 let (name, limit, source) = (&operation.planned.name, operation.deadline, &operation.deadline_source);
                 let failure = timed_out(name, limit, source, last_seen.as_deref()).diagnosed(diagnosis);
                 self.fail_try(place, index, latest, current, failure, true, m);
             }
             Reply::Dropped => self.drop_wait(place, index, latest, current, m),
+            Reply::Held { until } => self.take_back_try(place, index, latest, current, until, m),
             Reply::Looked(_) | Reply::Gone { .. } => {}
         }
     }
@@ -74,7 +79,7 @@ impl Run {
     }
 
     /// Nothing is under way for a row any more.
-    fn free(&mut self, row: Option<ResourceId>) {
+    pub(super) fn free(&mut self, row: Option<ResourceId>) {
         if let Some(row) = self.ledger.iter_mut().find(|r| Some(r.id) == row) {
             row.busy = None;
         }
@@ -103,13 +108,13 @@ impl Run {
     }
 
     pub(super) fn succeed(&mut self, place: Place, index: usize, made: Made, m: &mut Moment<'_>) {
-        let attempt = self.base(place).and_then(|i| self.attempts.get(i)).map(|a| a.id);
+        let of = self.whose(place);
         let Some(operation) = self.operation_mut(place, index) else { return };
         operation.status = OperationStatus::Succeeded;
         if let Some(last) = operation.tries.last_mut() {
             last.finished_at = Some(m.now);
         }
-        m.events.push(done_event(operation, attempt, "succeeded"));
+        m.events.push(done_event(operation, of.as_ref(), "succeeded"));
         if let Some(base) = self.base(place).and_then(|i| self.attempts.get_mut(i)) {
             base.facts.extend(made.facts);
             for endpoint in made.endpoints {
@@ -244,6 +249,8 @@ impl Run {
                 next_at: None,
                 calls: 0,
                 row: None,
+                held_since: None,
+                learned: None,
                 clears: made.row,
                 ..made
             };
@@ -262,10 +269,10 @@ impl Run {
 
     /// The operation is over, and its attempt with it.
     pub(super) fn fail_operation(&mut self, place: Place, index: usize, failure: Failure, m: &mut Moment<'_>) {
-        let attempt = self.base(place).and_then(|i| self.attempts.get(i)).map(|a| a.id);
+        let of = self.whose(place);
         let Some(operation) = self.operation_mut(place, index) else { return };
         operation.status = OperationStatus::Failed;
-        m.events.push(done_event(operation, attempt, "failed"));
+        m.events.push(done_event(operation, of.as_ref(), "failed"));
         if let Place::Attempt(attempt) = place {
             self.fail_attempt(attempt, failure, m);
         }

@@ -42,8 +42,11 @@ impl Run {
                 d.wake(at);
                 continue;
             }
+            let held = m.known.holds(row.cluster, self.tenant, true, m.now);
             if row.provider_id.is_none() && !row.in_doubt {
                 self.close(index, false, m);
+            } else if let Some(held) = held {
+                d.wake(held.until);
             } else if row.provider_id.is_none() {
                 self.look(index, m, d);
             } else if mutant::on(Mutant::NoUndo) && ["security_group", "vm"].contains(&row.kind.as_str()) {
@@ -57,7 +60,8 @@ impl Run {
     /// A row that is to go is asked for at this very moment (H12).
     pub(super) fn undoes_now(&self, m: &Moment<'_>) -> bool {
         let due = |r: &&Row| !r.is_closed() && r.unwanted && r.busy.is_none() && r.next_at.is_none_or(|at| at <= m.now);
-        self.ledger.iter().filter(due).any(|r| r.provider_id.is_none() || !self.is_blocked(r))
+        let free = |r: &&Row| m.known.holds(r.cluster, self.tenant, true, m.now).is_none();
+        self.ledger.iter().filter(due).filter(free).any(|r| r.provider_id.is_none() || !self.is_blocked(r))
     }
 
     /// Something that stands on it is still there. What is in doubt blocks nothing: everything else is
@@ -104,7 +108,9 @@ impl Run {
         d.calls.push(Call {
             key,
             request: self.id,
+            tenant: self.tenant,
             cluster: row.cluster,
+            urgent: row.unwanted,
             task,
             deadline: Deadline::after(m.now, limit),
             send_by: None,
@@ -122,6 +128,10 @@ impl Run {
             return d.wake(at);
         }
         let found = self.ledger.iter().position(|r| Some(r.id) == operation.row && r.busy.is_none());
+        let held = found.and_then(|i| self.ledger.get(i)).and_then(|r| m.known.holds(r.cluster, self.tenant, r.unwanted, m.now));
+        if let Some(held) = held {
+            return d.wake(held.until);
+        }
         if let Some(row) = found {
             self.look(row, m, d);
         }
@@ -143,7 +153,7 @@ impl Run {
         if row.releases.len() >= RELEASES_KEPT {
             row.releases.remove(RELEASES_KEPT / 2);
         }
-        row.releases.push(Try { started_at: m.now, finished_at: None, error: None });
+        row.releases.push(Try::begin(m.now));
         let row = row.clone();
         let held = Held {
             row: row.id,
@@ -160,7 +170,9 @@ impl Run {
         d.calls.push(Call {
             key: CallKey::Release { row: row.id, number: row.calls },
             request: self.id,
+            tenant: self.tenant,
             cluster: row.cluster,
+            urgent: true,
             task: Task::Release(Box::new(held)),
             deadline: Deadline::after(m.now, limit),
             send_by: None,
@@ -197,6 +209,14 @@ impl Run {
         match reply {
             Reply::Gone { replaced } => self.close(index, replaced, m),
             Reply::Failed(failure) => self.release_failed(index, failure, m),
+            Reply::Held { until } => {
+                if let Some(row) = self.ledger.get_mut(index) {
+                    row.busy = None;
+                    row.next_at = Some(until);
+                    // It was not sent, so it was no try.
+                    row.releases.pop();
+                }
+            }
             Reply::TimedOut { last_seen, .. } => {
                 let failure = self.undo_timed_out(index, None, last_seen.as_deref());
                 self.release_failed(index, failure, m);
@@ -269,6 +289,13 @@ impl Run {
         let found = match reply {
             Reply::Looked(found) => found,
             Reply::Dropped => return,
+            Reply::Held { until } => {
+                row.next_at = Some(until);
+                if let Some(operation) = owner.and_then(|(place, index)| self.operation_mut(place, index)) {
+                    operation.next_at = Some(until);
+                }
+                return;
+            }
             Reply::Failed(failure) => return self.look_failed(index, owner, failure, m),
             _ => {
                 let failure = self.undo_timed_out(index, Some(CALL_LIMIT), None);

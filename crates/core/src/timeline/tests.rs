@@ -51,7 +51,7 @@ fn operation(name: &str, step: Step, from: i64, to: Option<i64>) -> Operation {
     Operation {
         planned: Planned::new(name, step),
         status: if to.is_some() { OperationStatus::Succeeded } else { OperationStatus::Running },
-        tries: vec![Try { started_at: at(from), finished_at: to.map(at), error: None }],
+        tries: vec![Try { finished_at: to.map(at), ..Try::begin(at(from)) }],
         retries: 0,
         next_at: None,
         calls: 1,
@@ -59,7 +59,9 @@ fn operation(name: &str, step: Step, from: i64, to: Option<i64>) -> Operation {
         clears: None,
         deadline: Span::seconds(60),
         deadline_source: "default".to_owned(),
+        learned: None,
         generation: 0,
+        held_since: None,
         throttled_until: None,
     }
 }
@@ -185,7 +187,7 @@ fn operations_of_a_forgotten_action_come_from_the_log_once() {
         step: Some("activate".into()),
         attempt,
         detail: json!({"operation": o.planned.name, "item": null, "status": "succeeded", "resource": null, "tries": o.tries,
-            "deadline_seconds": o.deadline, "deadline_source": "default"}),
+            "deadline_seconds": o.deadline, "deadline_source": "default", "learned": null}),
         ..Event::new(EventKind::OperationDone)
     };
     let (stop, start) =

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Endpoint;
 use crate::failure::Failure;
+use crate::time::Timestamp;
 use crate::workflow::CallKey;
 
 /// What an operation learned or made. Empty fields change nothing.
@@ -76,6 +77,11 @@ pub enum Reply {
     },
     /// Nobody waits for it any more; it was dropped between two looks.
     Dropped,
+    /// It was not sent: the cluster's breaker, a pause or its limit of calls holds it back until about then. No try.
+    Held {
+        /// When to ask again.
+        until: Timestamp,
+    },
 }
 
 /// A reply to a call.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::id::{AttemptId, ClusterId, RequestId, ResourceId, Tag};
+use crate::id::{AttemptId, ClusterId, RequestId, ResourceId, Tag, TenantId};
 use crate::spec::Spec;
 use crate::time::{Span, Timestamp};
 
@@ -68,8 +68,8 @@ pub enum CallKey {
 /// ```compile_fail
 /// use provisor_core::workflow::call::{Call, Deadline};
 /// fn without(call: Call) -> Call {
-///     let Call { key, request, cluster, task, send_by, call_limit, identity, first_after, look_every, .. } = call;
-///     Call { key, request, cluster, task, send_by, call_limit, identity, first_after, look_every }
+///     let Call { key, request, tenant, cluster, urgent, task, send_by, call_limit, identity, first_after, look_every, .. } = call;
+///     Call { key, request, tenant, cluster, urgent, task, send_by, call_limit, identity, first_after, look_every }
 /// }
 /// ```
 ///
@@ -78,8 +78,8 @@ pub enum CallKey {
 /// ```
 /// use provisor_core::workflow::call::{Call, Deadline};
 /// fn with(call: Call) -> Call {
-///     let Call { key, request, cluster, task, deadline, send_by, call_limit, identity, first_after, look_every } = call;
-///     Call { key, request, cluster, task, deadline, send_by, call_limit, identity, first_after, look_every }
+///     let Call { key, request, tenant, cluster, urgent, task, deadline, send_by, call_limit, identity, first_after, look_every } = call;
+///     Call { key, request, tenant, cluster, urgent, task, deadline, send_by, call_limit, identity, first_after, look_every }
 /// }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,8 +107,12 @@ pub struct Call {
     pub key: CallKey,
     /// The request it is for.
     pub request: RequestId,
+    /// Whose request that is: calls to a full cluster go by tenants in turn (H28).
+    pub tenant: TenantId,
     /// The cluster to call.
     pub cluster: ClusterId,
+    /// It takes back or stops what was made: it goes before what makes more (H27, H28).
+    pub urgent: bool,
     /// What to do.
     pub task: Task,
     /// When the try ends.

@@ -157,7 +157,8 @@ pub trait Planner: Send + Sync {
         action: &str,
         spec: &crate::spec::Spec,
     ) -> Result<Plan, crate::failure::Failure>;
-    /// How long a step of such a request takes there in 95 of 100 cases, once that is recorded.
+    /// How long a step of such a request takes there in 95 of 100 cases, where a planner knows it by itself; what is
+    /// recorded of the step (`Known`) goes before it.
     fn step_p95(&self, cluster: crate::id::ClusterId, spec: &crate::spec::Spec, step: Step) -> Option<Span> {
         let _ = (cluster, spec, step);
         None

@@ -4,10 +4,12 @@
 //! attempts included. Every decision is checked here, so each scenario and each property checks them all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use provisor_core::chance::{Chance, SplitMix};
 use provisor_core::cluster::{ProviderType, Settings};
 use provisor_core::event::{Actor, Event, EventKind};
+use provisor_core::known::Known;
 use provisor_core::lifecycle::is_allowed;
 use provisor_core::run::{Admission, Command, Directive, Launch, Moment, Refusal, Role, Wanted};
 use provisor_core::spec::{Seal, Sealed};
@@ -61,6 +63,7 @@ pub(crate) struct Bench {
     pub(crate) plans: Plans,
     pub(crate) clusters: Vec<Place>,
     pub(crate) settings: Settings,
+    pub(crate) known: Arc<Known>,
     /// All facts so far.
     pub(crate) log: Vec<(Timestamp, Event)>,
     pub(crate) wake_at: Timestamp,
@@ -121,6 +124,7 @@ impl Bench {
             plans,
             clusters: places,
             settings,
+            known: Arc::default(),
             log: Vec::new(),
             wake_at: Timestamp::NEVER,
             in_flight: BTreeMap::new(),
@@ -142,6 +146,7 @@ impl Bench {
             downtime: self.downtime,
             stuck_after: self.stuck_after,
             planner,
+            known: Arc::clone(&self.known),
             chance: &mut self.chance,
             actor,
             events: &mut events,

@@ -4,6 +4,8 @@
 
 mod bench;
 mod coverage;
+mod held;
+mod learned;
 mod plans;
 mod properties;
 mod pure;

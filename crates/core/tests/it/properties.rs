@@ -39,11 +39,12 @@ fn cases() -> u32 {
 
 fn weather() -> impl Strategy<Value = Weather> {
     let some = |most: u64| prop_oneof![Just(0), 1..most];
-    (some(40), some(40), some(12), some(25)).prop_map(|(fails, lost, crashes, commands)| Weather {
+    (some(40), some(40), some(12), some(25), some(20)).prop_map(|(fails, lost, crashes, commands, held)| Weather {
         fails,
         lost,
         crashes,
         commands,
+        held,
     })
 }
 
@@ -70,7 +71,7 @@ proptest! {
     #[test]
     fn in_fair_weather_everything_completes(seed in any::<u64>(), shape in 0..SHAPES.len()) {
         let (kind, text) = SHAPES[shape];
-        let mut world = World::new(seed, kind, text, Weather { fails: 0, lost: 0, crashes: 0, commands: 0 });
+        let mut world = World::new(seed, kind, text, Weather { fails: 0, lost: 0, crashes: 0, commands: 0, held: 0 });
         world.live(100);
         let run = &world.bench.run;
         prop_assert!(run.ready_at.is_some() && (run.attempts.len() == 1 || side_by_side(run)), "{} {:?}", run.state.name(), run.waiting);

@@ -54,6 +54,7 @@ fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
                 taken: Amounts { cpu, memory_gb, storage_gb },
                 taken_slots,
                 draining: draining && i % 3 == 0,
+                closed: None,
             }
         };
         all.into_iter().enumerate().map(build).collect()

@@ -34,6 +34,7 @@ pub(crate) struct Weather {
     pub(crate) lost: u64,
     pub(crate) crashes: u64,
     pub(crate) commands: u64,
+    pub(crate) held: u64,
 }
 
 pub(crate) struct World {
@@ -235,6 +236,12 @@ impl World {
     /// Decides what will come of each call.
     fn begin(&mut self, calls: Vec<Call>) {
         for call in calls {
+            if self.percent(self.weather.held) {
+                // It is not sent: a breaker, a pause, or too many in flight.
+                let until = self.bench.now.plus(self.span(0, 3));
+                self.send(self.bench.now, call.key, Reply::Held { until });
+                continue;
+            }
             let reply = match call.task.clone() {
                 Task::Perform(work) if creates(&work) => self.create(&call, &work),
                 Task::Perform(work) => self.perform(&call, &work),

@@ -8,9 +8,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs, unreachable_pub)]
 
 mod admission;
+mod balance;
 mod crash;
 mod ground;
+mod guard;
 mod hard;
+mod learn;
 mod lives;
 mod pipeline;
 mod recovery;

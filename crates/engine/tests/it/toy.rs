@@ -87,7 +87,10 @@ impl Toy {
         self.world.calls.lock().unwrap().push(operation.to_owned());
         match self.take(operation) {
             None | Some(Next::Spoil) => Ok(true),
-            Some(Next::Fail(class)) => Err(Failure::new(class, "scripted", format!("{operation} was told to fail"))),
+            Some(Next::Fail(class)) => {
+                let code = if class == Class::Auth { "credentials_refused" } else { "scripted" };
+                Err(Failure::new(class, code, format!("{operation} was told to fail")))
+            }
             Some(Next::LoseReply) => Ok(false),
             Some(Next::Hang) => std::future::pending().await,
             Some(Next::Slow(seconds)) => {
@@ -202,7 +205,8 @@ impl Provider for Toy {
         Ok(Page { items: items.collect(), next: None })
     }
     async fn test(&self) -> Vec<Check> {
-        vec![Check { name: "reachable".into(), ok: true, latency_ms: 0, error: None }]
+        let failed = self.next("test").await.err();
+        vec![Check { name: "reachable".into(), ok: failed.is_none(), latency_ms: 0, error: failed.map(|f| f.message) }]
     }
     async fn capacity(&self) -> Result<Option<Capacity>, Failure> {
         Ok(None)

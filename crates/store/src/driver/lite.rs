@@ -30,6 +30,9 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V2__roles", include_str!("../../migrations/sqlite/V2__roles.sql")),
     ("V3__drift", include_str!("../../migrations/sqlite/V3__drift.sql")),
     ("V4__extra_launches", include_str!("../../migrations/sqlite/V4__extra_launches.sql")),
+    ("V5__learned", include_str!("../../migrations/sqlite/V5__learned.sql")),
+    ("V6__gate", include_str!("../../migrations/sqlite/V6__gate.sql")),
+    ("V7__balance", include_str!("../../migrations/sqlite/V7__balance.sql")),
 ];
 
 /// Why a store could not be opened: what and where, in one line.

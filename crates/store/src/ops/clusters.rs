@@ -1,9 +1,12 @@
 //! Clusters: registered backends with their credentials, health and what is held of them.
 
+use provisor_core::breaker::Gate;
 use provisor_core::cluster::{ClusterSpec, Health, ProviderType};
 use provisor_core::quota::Amounts;
 use provisor_core::{ClusterId, Timestamp};
 
+use super::balance::Balance;
+use super::gate;
 use super::tenants::check_version;
 use crate::op::{Mode, Op, OpError};
 use crate::tx::{Stmt, Tx, both, each};
@@ -13,7 +16,7 @@ macro_rules! view {
     ($tail:literal) => {
         concat!(
             "select id, ordinal, spec, credentials, version, created_at, health, identity, draining, reserved_cpu, reserved_memory,",
-            " reserved_storage, reserved_slots, used_cpu, used_memory, used_storage, used_slots from cluster ",
+            " reserved_storage, reserved_slots, used_cpu, used_memory, used_storage, used_slots, breaker, paused, balance from cluster ",
             $tail
         )
     };
@@ -68,6 +71,10 @@ pub struct ClusterView {
     pub used: Amounts,
     /// How many services that are.
     pub used_slots: i64,
+    /// Its breaker, and whether it is paused (H27, H29).
+    pub gate: Gate,
+    /// Whether all agrees, as the last sweep has found.
+    pub balance: Option<Balance>,
 }
 
 impl std::fmt::Debug for ClusterView {
@@ -95,6 +102,8 @@ impl ClusterView {
             reserved_slots: row.int(12)?,
             used: amounts(13)?,
             used_slots: row.int(16)?,
+            gate: gate::read(row, 17)?,
+            balance: row.opt_text(19)?.map(|_| row.json(19)).transpose()?,
         })
     }
 }

@@ -273,11 +273,7 @@ async fn look(
     limit: i64,
 ) -> Result<Looked, OpError> {
     let head = head(tx).await?;
-    // Between two epochs there is nothing, and much of it.
-    let from = if epoch_of(after) < epoch_of(head) { after.max(next(tx, after).await? - 1) } else { after };
-    // The end of a row, so that no row lies on both sides of it.
-    let far = from.saturating_add(SCAN_LIMIT);
-    let end = if far < head { next(tx, far - 1).await? } else { head };
+    let end = scan_end(tx, after, head, SCAN_LIMIT).await?;
     // A position beyond the head is kept: the log of a restored store may be shorter.
     if end <= after {
         return Ok(Looked { rows: Vec::new(), next: after, head });
@@ -348,6 +344,14 @@ pub(crate) async fn catch_up(tx: &mut Tx<'_>) -> Result<(), OpError> {
             return Ok(());
         }
     }
+}
+
+/// How far a reader looks that has read up to a position. Between two epochs there is nothing, and much of it; and the
+/// end is that of a row, so that no row lies on both sides of it.
+pub(crate) async fn scan_end(tx: &mut Tx<'_>, after: i64, head: i64, limit: i64) -> Result<i64, OpError> {
+    let from = if epoch_of(after) < epoch_of(head) { after.max(next(tx, after).await? - 1) } else { after };
+    let far = from.saturating_add(limit);
+    if far < head { next(tx, far - 1).await } else { Ok(head) }
 }
 
 /// The next position that an event has.

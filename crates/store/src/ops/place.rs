@@ -17,13 +17,14 @@ use provisor_core::workflow::Planner;
 use provisor_core::{Class, ClusterId, Failure, RequestId, Run, Span, Spec, Timestamp};
 use serde::Deserialize;
 
+use super::gate;
 use crate::op::OpError;
 use crate::tx::{Query, Stmt, Tx, both, each};
 use crate::value::Row;
 
 const CLUSTERS: Stmt = both(
     "select id, spec, health, draining, identity, reserved_cpu + used_cpu, reserved_memory + used_memory, \
-     reserved_storage + used_storage, reserved_slots + used_slots, extra_launches from cluster order by ordinal",
+     reserved_storage + used_storage, reserved_slots + used_slots, extra_launches, breaker, paused from cluster order by ordinal",
 );
 
 // Why a cross join: SQLite keeps its order, so the few that wait are asked, not every tenant. Why the slot:
@@ -123,6 +124,7 @@ impl Clusters {
                 draining: row.int(3)? != 0,
                 taken: Amounts { cpu: row.int(5)?, memory_gb: row.int(6)?, storage_gb: row.int(7)? },
                 taken_slots: row.int(8)?,
+                closed: gate::read(row, 10)?.closed_to_new(),
             });
         }
         Ok(found)

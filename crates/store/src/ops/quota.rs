@@ -11,7 +11,7 @@ use provisor_core::run::AttemptState;
 use provisor_core::spec::Size;
 use provisor_core::tenant::TenantSpec;
 use provisor_core::{ClusterId, Kind, TenantId, Timestamp};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::clusters::ListClusters;
 use super::tenants::{GetTenant, ListTenants, PAGE_LIMIT};
@@ -46,7 +46,7 @@ impl Op for QuotaOf {
 }
 
 /// A counter that is not the sum.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Difference {
     /// Id of the tenant or cluster.
     pub subject: String,

@@ -2,13 +2,14 @@
 //! and those who wait for it change together.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use provisor_core::budget;
 use provisor_core::chance::SplitMix;
 use provisor_core::event::{Actor, Event, EventKind};
 use provisor_core::id::EventId;
+use provisor_core::known::Known;
 use provisor_core::mutant::{self, Mutant};
 use provisor_core::quota::Amounts;
 use provisor_core::run::{AttemptState, Command, Moment, RUN_VERSION, Row as LedgerRow};
@@ -37,11 +38,23 @@ pub struct Context {
     pub strategy: Strategy,
     /// How long no worker was alive, in all, in microseconds; kept fresh by the heartbeat (H12).
     pub downtime: AtomicI64,
+    /// What is known of clusters; kept fresh beside the work.
+    pub known: RwLock<Arc<Known>>,
     /// Where seeds for jitter and ids come from.
     pub seeds: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
 impl Context {
+    /// What is known of clusters by now.
+    pub fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes what is known.
+    pub fn learn(&self, change: impl FnOnce(&mut Known)) {
+        change(Arc::make_mut(&mut self.known.write().unwrap_or_else(PoisonError::into_inner)));
+    }
+
     /// A moment for core under a lease.
     pub(crate) fn moment<'a>(
         &'a self,
@@ -60,6 +73,7 @@ impl Context {
             downtime: Span(self.downtime.load(Ordering::Relaxed)),
             stuck_after: self.stuck_after,
             planner: self.planner.as_ref(),
+            known: self.known(),
             chance,
             actor,
             events,

@@ -1,9 +1,11 @@
 //! The numbers behind /metrics, read in one consistent state.
 
+use provisor_core::breaker::Gate;
 use provisor_core::cluster::{Capacity, HealthState};
 use provisor_core::quota::Amounts;
 use provisor_core::{Kind, State};
 
+use super::balance::Balance;
 use super::clusters::ListClusters;
 use super::log;
 use super::readers::{Backlog, Backlogs};
@@ -61,6 +63,10 @@ pub struct ClusterNumbers {
     pub used: Amounts,
     /// How many services that are.
     pub used_slots: i64,
+    /// Its breaker, and whether it is paused.
+    pub gate: Gate,
+    /// Whether all agrees, as the last sweep has found.
+    pub balance: Option<Balance>,
 }
 
 /// Reads the numbers.
@@ -93,6 +99,8 @@ impl Op for Stats {
             reserved_slots: view.reserved_slots,
             used: view.used,
             used_slots: view.used_slots,
+            gate: view.gate,
+            balance: view.balance,
         });
         Ok(Numbers {
             clusters: clusters.collect(),

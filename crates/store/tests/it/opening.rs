@@ -52,7 +52,7 @@ fn a_newer_schema_is_refused() {
                  values (99, 'later', '2030-01-01T00:00:00Z', '1')";
     rusqlite::Connection::open(folder.database()).unwrap().execute_batch(newer).unwrap();
     let error = refusal(Store::open_sqlite(&folder.database()));
-    assert_eq!(error, OpenError::Newer { path: folder.database(), found: 99, known: 4 });
+    assert_eq!(error, OpenError::Newer { path: folder.database(), found: 99, known: 7 });
 }
 
 #[test]

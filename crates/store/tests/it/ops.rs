@@ -39,6 +39,7 @@ conformance! {
     epochs: small::h41_epochs;
     clusters_are_kept: clusters::are_kept;
     clusters_h4: clusters::h4_stay_the_same_backend;
+    clusters_gates: clusters::h27_a_gate_is_shared;
     clusters_in_use: clusters::in_use_are_not_deleted;
     tenants_are_kept: tenants::are_kept;
     tenants_h26: tenants::h26_are_deleted_only_when_unused;

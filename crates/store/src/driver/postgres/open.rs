@@ -24,6 +24,9 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V2__roles", include_str!("../../../migrations/postgres/V2__roles.sql")),
     ("V3__drift", include_str!("../../../migrations/postgres/V3__drift.sql")),
     ("V4__extra_launches", include_str!("../../../migrations/postgres/V4__extra_launches.sql")),
+    ("V5__learned", include_str!("../../../migrations/postgres/V5__learned.sql")),
+    ("V6__gate", include_str!("../../../migrations/postgres/V6__gate.sql")),
+    ("V7__balance", include_str!("../../../migrations/postgres/V7__balance.sql")),
 ];
 
 /// How statements are planned. Each is prepared and has an index for each of its conditions (a test sees to it), so

@@ -1,12 +1,14 @@
 //! Clusters.
 
+use provisor_core::breaker::{Calls, State as Breaker};
 use provisor_core::cluster::{Health, HealthState};
 use provisor_core::run::RowState;
-use provisor_core::{ClusterId, State};
+use provisor_core::{ClusterId, Span, State};
 use provisor_store::OpError;
 use provisor_store::ops::clusters::{
     ClusterView, CreateCluster, Credentials, DeleteCluster, GetCluster, ListClusters, SetHealth, SetIdentity, UpdateCluster,
 };
+use provisor_store::ops::gate::{AllGates, AtGate, Happened};
 
 use crate::build::{World, cluster_spec};
 
@@ -93,6 +95,31 @@ pub async fn h4_stay_the_same_backend(world: World) {
     change.spec.endpoint.insert("auth_url".to_owned(), "https://elsewhere.example".into());
     let changed = world.store.run(change).await.unwrap();
     assert_eq!(changed.identity, None, "another backend is asked anew who it is");
+}
+
+pub async fn h27_a_gate_is_shared(world: World) {
+    let cluster = world.cluster("one").await;
+    let at = |happened| world.store.run(AtGate { id: cluster.id, happened });
+    let calls = |good, bad| Happened::Calls(Calls { good, bad });
+    assert!(world.store.run(AllGates).await.unwrap().is_empty());
+    assert!(!at(calls(3, 9)).await.unwrap().changed);
+    let opened = at(calls(0, 1)).await.unwrap();
+    assert!(opened.changed && matches!(opened.gate.breaker.state, Breaker::Open { .. }), "{opened:?}");
+    assert!(!at(Happened::Probe(Span::seconds(5))).await.unwrap().changed, "it is not the time");
+    let seen = get(&world, "one").await.unwrap();
+    assert_eq!((&seen.gate, seen.version), (&opened.gate, cluster.version), "it is no edit");
+    assert_eq!(world.store.run(AllGates).await.unwrap(), [(cluster.id, opened.gate.clone())]);
+
+    let refused = |version| Happened::Refused { version, error: "401".to_owned() };
+    assert!(!at(refused(cluster.version + 1)).await.unwrap().changed, "there are others by now");
+    assert!(at(refused(cluster.version)).await.unwrap().changed);
+    assert!(!at(refused(cluster.version)).await.unwrap().changed, "told once");
+    let paused = get(&world, "one").await.unwrap().gate;
+    assert_eq!((paused.paused.unwrap().error.as_str(), paused.breaker), ("401", opened.gate.breaker));
+    assert!(at(Happened::Accepted).await.unwrap().changed);
+    assert_eq!(get(&world, "one").await.unwrap().gate, opened.gate);
+    let nobody = AtGate { id: world.id(), happened: Happened::Accepted };
+    assert_eq!(world.store.run(nobody).await, Err(OpError::NotFound("cluster")));
 }
 
 pub async fn in_use_are_not_deleted(world: World) {

@@ -1,10 +1,13 @@
 //! Taking work: what is due and what is not, fairly among tenants, within limits and room, under a lease.
 
+use provisor_core::breaker::Calls;
 use provisor_core::cluster::HealthState;
 use provisor_core::run::Command;
 use provisor_core::{Class, RequestId, Span, State, Timestamp};
 use provisor_store::OpError;
+use provisor_store::ops::admit::DryRun;
 use provisor_store::ops::clusters::{Credentials, UpdateCluster};
+use provisor_store::ops::gate::{AtGate, Happened};
 use provisor_store::tx::{Stmt, both};
 use serde_json::json;
 
@@ -179,6 +182,27 @@ pub async fn a_sick_cluster_is_waited_for_by_name(scene: Scene) {
         scene.clock.advance(Span::seconds(30));
     }
     scene.health(one.id, HealthState::Online).await;
+    assert_eq!(claimed(&scene, 8).await, [id]);
+    scene.check().await;
+}
+
+pub async fn h27_an_open_breaker_takes_nothing_new(scene: Scene) {
+    let scene = scene.with_one_of_each().await;
+    let one = scene.cluster_now("one").await;
+    let at = |happened| scene.store.run(AtGate { id: one.id, happened });
+    assert!(at(Happened::Calls(Calls { good: 0, bad: 10 })).await.unwrap().changed);
+    let dry = scene.store.run(DryRun(scene.admission(vec![spec("dry", json!({}))], None))).await.unwrap();
+    assert_eq!(dry.items[0].cluster, None);
+    let reasons = &dry.items[0].choice.rejected;
+    assert!(dry.items[0].choice.may_wait && reasons[0].1.contains("circuit breaker is open"), "{reasons:?}");
+    let id = scene.admit("db", json!({})).await;
+    assert_eq!(claimed(&scene, 8).await, []);
+    assert_eq!(reason(&scene, id).await, "cluster_health");
+    scene.clock.advance(Span::seconds(30));
+    assert_eq!(claimed(&scene, 8).await, [], "half open, only what is there already tries it");
+    assert!(at(Happened::Probe(Span::seconds(5))).await.unwrap().changed);
+    assert!(at(Happened::Probed { good: true }).await.unwrap().changed);
+    scene.clock.advance(Span::seconds(30));
     assert_eq!(claimed(&scene, 8).await, [id]);
     scene.check().await;
 }

@@ -10,6 +10,7 @@ use provisor_store::OpError;
 use provisor_store::ops::heartbeat::{FreeAll, HandBack, KeepLeases, Kept};
 use provisor_store::ops::log::EntriesOf;
 use provisor_store::ops::meta::GetMeta;
+use provisor_store::ops::processes::{Beat, Place};
 use provisor_store::ops::reappeared::Reappeared;
 use serde_json::json;
 
@@ -237,4 +238,25 @@ pub async fn what_comes_back_is_logged(scene: Scene) {
     assert_eq!(scene.run_of(id).await.state, State::RolledBack);
     assert_eq!(scene.refused(scene.store.run(reappeared(scene.id()))).await, OpError::NotFound("resource"));
     scene.check().await;
+}
+
+pub async fn h28_workers_have_their_places(scene: Scene) {
+    let beat = |name: &str| scene.store.run(Beat { name: name.to_owned(), lease: LEASE });
+    let place = |rank, count| Ok(Place { rank, count });
+    assert_eq!(beat("a").await, Ok(Place::none()), "a new one waits until all others must have looked");
+    scene.clock.advance(Span::seconds(9));
+    assert_eq!(beat("a").await, Ok(Place::none()));
+    scene.clock.advance(Span::seconds(1));
+    assert_eq!(beat("a").await, place(0, 1));
+    assert_eq!(beat("b").await, Ok(Place::none()));
+    scene.clock.advance(Span::seconds(5));
+    assert_eq!(beat("a").await, place(0, 2), "room is made before the new one uses it");
+    assert_eq!(beat("b").await, Ok(Place::none()));
+    scene.clock.advance(Span::seconds(5));
+    assert_eq!((beat("a").await, beat("b").await), (place(0, 2), place(1, 2)));
+    scene.clock.advance(Span::seconds(9));
+    assert_eq!(beat("a").await, place(0, 2));
+    scene.clock.advance(Span::seconds(1));
+    assert_eq!(beat("a").await, place(0, 1), "the other is dead");
+    assert_eq!(beat("b").await, Ok(Place::none()), "and begins anew");
 }

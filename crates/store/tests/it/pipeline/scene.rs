@@ -132,6 +132,7 @@ impl Scene {
             stuck_after: Span::seconds(1800),
             strategy: provisor_core::spec::Strategy::default(),
             downtime: AtomicI64::new(0),
+            known: std::sync::RwLock::default(),
             seeds: Box::new(move || seed.fetch_add(1, Ordering::Relaxed)),
         };
         let store = Store::new(Arc::clone(&faults) as Arc<dyn Driver>);
