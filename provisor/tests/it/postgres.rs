@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::house::{Done, Folder, LIMIT, Server, command};
 use crate::outside::{Cloud, Http, assert_balanced, crash, list, text, wait_up_to};
+use crate::process::what_was_answered_survives_a_kill;
 use crate::recovery::{seeded, survives_kills};
 use crate::restore::a_restored_store_misses_nothing_and_releases_nothing_unknown;
 use crate::timeline::assert_adds_up;
@@ -108,21 +109,38 @@ fn quickstart_runs_on_it() {
     assert_secret(&url, &done.err);
 }
 
+fn name_of(url: &str) -> String {
+    url.rsplit_once('/').unwrap().1.split('?').next().unwrap().to_owned()
+}
+
+fn serve(url: &str) -> Done {
+    let folder = folder(url);
+    command(&folder.0).args(["serve", "--data", "data", "--listen", "127.0.0.1:0"]).output().unwrap().into()
+}
+
+#[test]
+fn h42_commits_that_are_not_durable_are_refused() {
+    let Some(url) = database() else { return };
+    sql(&url, &format!("alter database {} set synchronous_commit = off", name_of(&url)));
+    let weak = serve(&url).exits(2);
+    assert!(weak.err.contains("synchronous_commit = off") && weak.err.trim().lines().count() == 1, "{weak:?}");
+    assert_secret(&url, &weak.err);
+}
+
+#[test]
+fn h42_what_was_answered_survives_a_kill() {
+    let Some(url) = database() else { return };
+    what_was_answered_survives_a_kill(folder(&url));
+}
+
 #[test]
 fn what_it_refuses_is_told_in_one_line() {
     let Some(url) = database() else { return };
-    let name = url.rsplit_once('/').unwrap().1.split('?').next().unwrap().to_owned();
-    let serve = |url: &str| -> Done {
-        let folder = folder(url);
-        command(&folder.0).args(["serve", "--data", "data", "--listen", "127.0.0.1:0"]).output().unwrap().into()
-    };
+    let name = name_of(&url);
     let (user, _) = url.split_once("://").unwrap().1.split_once(':').unwrap();
     let wrong = url.replacen(&format!("{user}:"), &format!("{user}:hunter2"), 1);
     let told = [serve(&wrong).exits(2), serve(&url.replace(&name, "not_there")).exits(2)];
-    sql(&url, &format!("alter database {name} set synchronous_commit = off"));
-    let weak = serve(&url).exits(2);
-    assert!(weak.err.contains("synchronous_commit = off"), "{weak:?}");
-    sql(&url, &format!("alter database {name} reset synchronous_commit; create table notes (note text)"));
+    sql(&url, "create table notes (note text)");
     let others = serve(&url).exits(2);
     assert!(others.err.contains("tables of another program"), "{others:?}");
     assert!(told[0].err.contains("refuses the login"), "{told:?}");
@@ -138,7 +156,7 @@ fn what_it_refuses_is_told_in_one_line() {
     let poor = serve(&format!("postgres://{guest}:hunter2@{place}")).exits(2);
     assert!(poor.err.contains("permission denied for schema public"), "{poor:?}");
     sql(&url, &format!("drop role {guest}"));
-    for done in told.iter().chain([&weak, &others, &standby, &poor]) {
+    for done in told.iter().chain([&others, &standby, &poor]) {
         assert_eq!(done.err.trim().lines().count(), 1, "{done:?}");
         assert_secret(&url, &done.err);
         assert!(!done.err.contains("hunter2"), "{done:?}");

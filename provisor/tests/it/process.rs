@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::house::{Done, Folder, LIMIT, Server, command, ended, signal, vps, world};
+use crate::outside::{Http, crash, text};
 
 #[test]
 fn a_polite_end_is_clean_and_work_goes_on_after_it() {
@@ -37,7 +38,7 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn a_folder_has_one_server_and_a_port_too() {
+fn h42_a_folder_has_one_server_and_a_port_too() {
     let server = Server::start();
     let second: Done =
         command(&server.folder.0).args(["serve", "--data", "data", "--listen", "127.0.0.1:0"]).output().unwrap().into();
@@ -164,4 +165,30 @@ fn the_simulated_cloud_may_be_a_process_of_its_own() {
     signal(&cloud, "TERM");
     assert_eq!(ended(&mut cloud), 0);
     done.exits(0);
+}
+
+/// What was answered is kept (H42): the process ends the moment that the answer is there.
+pub(crate) fn what_was_answered_survives_a_kill(folder: Folder) {
+    let mut server = Server::start_in(folder);
+    server.apply(&world(""), &[]).exits(0);
+    let mut kept = Vec::new();
+    for round in 0..3 {
+        let http = Http::of(&server);
+        for number in 0..=round {
+            let one = serde_json::json!({"name": format!("db-{round}-{number}"), "tenant": "acme", "kind": "vps",
+                "region": "eu-west-1", "image": "debian-12", "size": {"cpu": 1, "memory_gb": 1, "storage_gb": 10}});
+            kept.push(text(&http.post("/api/requests", &one).is(202), "/id").to_owned());
+        }
+        server = Server::start_in(crash(server));
+        let http = Http::of(&server);
+        for id in &kept {
+            assert_eq!(text(&http.request(id), "/id"), id);
+            assert_eq!(http.events_of(id)[0]["type"], "provisioning.started");
+        }
+    }
+}
+
+#[test]
+fn h42_what_was_answered_survives_a_kill() {
+    what_was_answered_survives_a_kill(Folder::new());
 }
