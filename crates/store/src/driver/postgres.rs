@@ -38,7 +38,7 @@ mod values;
 
 use connection::{Connection, Outcome};
 use open::Address;
-pub use open::{PostgresError, check_url};
+pub use open::{PLANNING, PostgresError, check_url};
 pub use tools::tool_environment;
 pub use values::numbered;
 

@@ -53,7 +53,7 @@ fn a_million_requests_on_postgres() {
     crate::postgres::sql(&url, &format!("set synchronous_commit = off; {text} {feed}"));
     // As the server does by itself after a while.
     crate::postgres::sql(&url, "vacuum analyze");
-    let faults = faults_on_postgres(&url, "set jit = off", true);
+    let faults = faults_on_postgres(&url, true);
     let count = crate::postgres::sql(&url, "select count(*) from request");
     crate::postgres::sql(&url, "truncate feed, event, idempotency, resource, label, dependency, request");
     assert_eq!(count, [REQUESTS.to_string()]);

@@ -31,9 +31,11 @@ const MIGRATIONS: &[(&str, &str)] = &[
 
 /// How statements are planned. Each is prepared and has an index for each of its conditions (a test sees to it), so
 /// the best plan is known and the same for all values. Left to itself the server plans by the statistics of tables
-/// that were empty a minute ago, and reads through them.
-const PLANNING: &str = "set plan_cache_mode = force_generic_plan; set enable_seqscan = off; set enable_hashjoin = off; \
-     set enable_mergejoin = off";
+/// that were empty a minute ago, and reads through them; of a page of a list it gathers all that fits the filter and
+/// sorts it, where the index has them in order; and for a look that finds nothing it starts helpers, which takes longer
+/// than all of the rest (28 ms against 0.06).
+pub const PLANNING: &str = "set plan_cache_mode = force_generic_plan; set enable_seqscan = off; set enable_hashjoin = off; \
+     set enable_mergejoin = off; set enable_bitmapscan = off; set max_parallel_workers_per_gather = 0";
 /// What every session of ours is set to. A transaction that stands still is ended by the server, because it
 /// holds up the log's horizon and its locks hold up others: sooner than a lease ends, so that a worker that was
 /// frozen in the middle of one stops nobody for longer than its lease would.
