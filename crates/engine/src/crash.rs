@@ -40,11 +40,15 @@ pub enum Point {
     WithinSweep,
     /// A sweep has released something, and noted nothing of it.
     AfterSweepRelease,
+    /// A reader has read a page of the log, and not moved on.
+    WithinAdvance,
+    /// A reader has moved on in the log, and nobody was told what it made of it.
+    AfterAdvance,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::AfterAdmit,
         Self::AfterCommand,
         Self::AfterClaim,
@@ -56,6 +60,8 @@ impl Point {
         Self::BeforeSweepRelease,
         Self::WithinSweep,
         Self::AfterSweepRelease,
+        Self::WithinAdvance,
+        Self::AfterAdvance,
     ];
 
     /// Its name in `PROVISOR_CRASH_AT`.
@@ -72,6 +78,8 @@ impl Point {
             Self::BeforeSweepRelease => "before-sweep-release",
             Self::WithinSweep => "within-sweep",
             Self::AfterSweepRelease => "after-sweep-release",
+            Self::WithinAdvance => "within-advance",
+            Self::AfterAdvance => "after-advance",
         }
     }
 }

@@ -12,6 +12,7 @@ use provisor_store::ops::roles::{Role, Under};
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
+use crate::crash::{self, Point};
 
 /// How often the log is looked at when its end was reached.
 const EVERY: Duration = Duration::from_secs(2);
@@ -54,8 +55,10 @@ impl Engine {
         if page.to == page.from {
             return Ok(true);
         }
+        crash::at(Point::WithinAdvance, || "learn".into()).await;
         let (at_head, context) = (page.at_head, Arc::clone(&self.context));
         let changed = self.store.run(Under { role: role.cloned(), op: TakeIn { page, context } }).await?;
+        crash::at(Point::AfterAdvance, || "learn".into()).await;
         self.context.learn(|known| known.deadlines.update(changed));
         Ok(at_head)
     }

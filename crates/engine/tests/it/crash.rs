@@ -308,6 +308,26 @@ async fn h6_every_point_of_a_sweep_for_every_kind(ground: Ground) {
     .await;
 }
 
+/// A reader of the log stops in the middle of its advance: what it makes of the log counts each operation once.
+async fn every_point_of_a_reader_s_advance(ground: Ground) {
+    for provider in PROVIDERS {
+        for point in [Point::WithinAdvance, Point::AfterAdvance] {
+            let what = format!("{provider} {} learn", point.name());
+            let mut house = House::open(ground, provider, json!({}), what).await;
+            let [plan, ..] = house.plans().await;
+            let trap = set(point, "learn", 1);
+            let id = house.admit().await;
+            house.crash(&trap).await;
+            house.stands(id, State::Completed).await;
+            // Each create takes its time, and one may stand in the plan for each port.
+            for name in plan.operations.iter().filter(|o| o.makes.is_some()).map(|o| &o.name).collect::<BTreeSet<_>>() {
+                let times = plan.operations.iter().filter(|o| o.name == *name).count();
+                house.has_learned(name, times as u64).await;
+            }
+        }
+    }
+}
+
 macro_rules! suite {
     ($($name:ident)*) => {
         mod sqlite {
@@ -335,4 +355,5 @@ suite! {
     h5_every_point_of_the_look_for_every_create_in_doubt
     what_is_admitted_or_asked_for_is_done_though_nobody_was_told
     h6_every_point_of_a_sweep_for_every_kind
+    every_point_of_a_reader_s_advance
 }

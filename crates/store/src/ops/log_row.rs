@@ -71,14 +71,18 @@ impl Shared {
         let mut shared = Self { request: None, actor: None, attempt: None, about_none: Vec::new() };
         let first = events.first().and_then(|e| e.actor.clone());
         if let Some(actor) = first.filter(|first| events.iter().all(|e| e.actor.as_ref() == Some(first))) {
-            events.iter_mut().for_each(|e| e.actor = None);
+            for event in &mut *events {
+                event.actor = None;
+            }
             shared.actor = Some(actor);
         }
         let attempt = events.iter().find_map(|e| e.attempt);
         if attempt.is_some() && events.iter().all(|e| e.attempt.is_none() || e.attempt == attempt) {
             let places = events.iter().enumerate();
             shared.about_none = places.filter(|(_, e)| e.attempt.is_none()).map(|(place, _)| place).collect();
-            events.iter_mut().for_each(|e| e.attempt = None);
+            for event in &mut *events {
+                event.attempt = None;
+            }
             shared.attempt = attempt;
         }
         shared

@@ -14,6 +14,7 @@ use provisor_engine::crash::Trap;
 use provisor_engine::{Config, Engine, Running};
 use provisor_simulation::Simulation;
 use provisor_store::Store;
+use provisor_store::ops::learn::AllLearned;
 use provisor_store::ops::quota::QuotaProof;
 use provisor_store::ops::requests::{GetRequest, ListRequests};
 use provisor_store::ops::tenants::CreateTenant;
@@ -155,6 +156,21 @@ impl House {
         tokio::time::sleep(Duration::from_millis(5)).await;
         self.engine = engine(&self.store, &self.cloud).await;
         self.running = Some(self.engine.start().await.unwrap());
+    }
+
+    /// The operation is learned of so many times, in its own class and in each above it: no more and no less.
+    pub(crate) async fn has_learned(&self, operation: &str, times: u64) {
+        let end = self.store.now().plus(Span::seconds(300));
+        loop {
+            let all = self.store.run(AllLearned).await.unwrap();
+            let finished: Vec<u64> = all.iter().filter(|(k, _)| k.operation == operation).map(|(_, f)| f.finished).collect();
+            if !finished.is_empty() && finished.iter().all(|f| *f == times) {
+                return;
+            }
+            let what = &self.what;
+            assert!(self.store.now() < end && finished.iter().all(|f| *f <= times), "{what}: {operation} {finished:?}");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 
     /// What the cloud has: kinds of what is live, and whether anything was made twice.
