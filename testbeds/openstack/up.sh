@@ -63,7 +63,7 @@ lock_path = $OSTB_STATE/lock
 driver = noop
 X
 }
-dbsection() { printf '[%s]\nconnection = %s\nmax_pool_size = 5\nmax_overflow = 20\n' "$1" "$(db "$2")"; }
+dbsection() { printf '[%s]\nconnection = %s\nmax_pool_size = 5\nmax_overflow = 60\n' "$1" "$(db "$2")"; }
 common() { cat <<X
 [DEFAULT]
 debug = false
@@ -244,7 +244,7 @@ pid-file = $OSTB_STATE/run/mysqld.pid
 bind-address = 127.0.0.1
 port = $OSTB_DB_PORT
 skip-name-resolve
-max_connections = 400
+max_connections = 600
 performance_schema = off
 innodb_buffer_pool_size = 192M
 innodb_log_file_size = 64M

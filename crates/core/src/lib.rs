@@ -27,6 +27,7 @@ pub mod mutant;
 pub mod order;
 pub mod placement;
 pub mod quota;
+pub mod recovery;
 pub mod run;
 pub mod sketch;
 pub mod spec;

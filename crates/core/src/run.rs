@@ -25,6 +25,7 @@ mod action;
 pub mod admit;
 pub mod advance;
 pub mod attempt;
+mod back;
 pub mod command;
 mod held;
 mod operation;

@@ -1,10 +1,12 @@
 //! The background probe of clusters (SPEC 5): each is tested on a timer, and placement skips what is not
-//! online. One failed test does not change anything: two in a row do, one good one restores.
+//! online. One failed test does not change anything: two in a row do, one good one restores. What is not online is tested
+//! three times as often, since people wait for it; and what waits on it is tried as soon as it is well ([`crate::recovery`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use provisor_core::breaker::State;
 use provisor_core::cluster::{Health, HealthState};
 use provisor_core::{ClusterId, Span};
 use provisor_provider::Check;
@@ -15,14 +17,26 @@ use provisor_store::ops::roles::{Role, Under};
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
+use crate::recovery::Recoveries;
 
 /// Failed tests in a row before a cluster counts as not online.
 const FAILURES: u32 = 2;
+/// So many looks at what is not online for one at everything.
+const LOOKS: u32 = 3;
 /// Longest time of one test.
 const TEST_LIMIT: Duration = Duration::from_secs(20);
 
+/// What is remembered from one round to the next.
+#[derive(Default)]
+struct Watch {
+    /// Failed tests in a row.
+    failures: BTreeMap<ClusterId, u32>,
+    recoveries: Recoveries,
+}
+
 pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken, role: Option<Role>) {
-    let mut failures: BTreeMap<ClusterId, u32> = BTreeMap::new();
+    let mut watch = Watch::default();
+    let mut look = 0;
     loop {
         if let Err(error) = engine.refresh_clusters().await {
             store_failed!(error, "the clusters could not be read");
@@ -30,12 +44,15 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken, role: Opti
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = round(&engine, role.as_ref(), &mut failures) => {}
+            () = watch.round(&engine, role.as_ref(), look == 0) => {}
         }
+        // With everything online the looks in between are skipped.
+        let looks = if watch.failures.values().any(|count| *count >= FAILURES) { 1 } else { LOOKS - look };
+        look = (look + looks) % LOOKS;
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(engine.config.health_every.to_std()) => {}
+            () = tokio::time::sleep(engine.config.health_every.to_std() / LOOKS * looks) => {}
         }
     }
 }
@@ -69,27 +86,35 @@ async fn at_gate(engine: &Engine, view: &ClusterView, good: bool) {
     }
 }
 
-async fn round(engine: &Engine, role: Option<&Role>, failures: &mut BTreeMap<ClusterId, u32>) {
-    let Ok(clusters) = engine.store.run(ListClusters).await else { return };
-    let tests = clusters.iter().map(|view| async move {
-        let bound = engine.registry.get(view.id).ok()?;
-        let began = engine.store.now();
-        let checks = tokio::time::timeout(TEST_LIMIT, bound.provider.test()).await.ok();
-        let identity = tokio::time::timeout(TEST_LIMIT, bound.identity()).await.ok().and_then(Result::ok);
-        // What was bound before an edit says nothing of the cluster after it.
-        let bound_as_listed = bound.version() == view.version;
-        let stranger = match identity.filter(|now| bound_as_listed && view.identity.as_ref() != Some(now)) {
-            Some(identity) => note_identity(engine, role, view, identity).await,
-            None => None,
-        };
-        Some((view, stranger.map(|check| vec![check]).or(checks), engine.store.now().since(began)))
-    });
-    for (view, checks, took) in futures::future::join_all(tests).await.into_iter().flatten() {
-        let checks = checks.unwrap_or_default();
+impl Watch {
+    /// Tests every cluster, or only what is not online, notes what is seen and wakes what waits.
+    async fn round(&mut self, engine: &Engine, role: Option<&Role>, every: bool) {
+        let Ok(mut clusters) = engine.store.run(ListClusters).await else { return };
+        clusters.retain(|view| every || self.failures.get(&view.id).is_some_and(|count| *count >= FAILURES));
+        let tests = clusters.iter().map(|view| test(engine, role, view));
+        let mut seen = Vec::new();
+        for (view, checks, took) in futures::future::join_all(tests).await.into_iter().flatten() {
+            let good = self.note(engine, role, view, &checks, took).await;
+            at_gate(engine, view, good).await;
+            // What its gate holds back waits as well.
+            let lets_through = view.gate.breaker.state == State::Closed && view.gate.paused.is_none();
+            seen.push((view.id, view.health.state == HealthState::Online, good && lets_through));
+        }
+        if every {
+            self.failures.retain(|id, _| clusters.iter().any(|view| view.id == *id));
+            self.recoveries.keep(&seen);
+        } else {
+            seen.retain(|(.., well)| *well);
+        }
+        self.recoveries.round(engine, role, &seen).await;
+    }
+
+    /// Takes in one test. True: it is good.
+    async fn note(&mut self, engine: &Engine, role: Option<&Role>, view: &ClusterView, checks: &[Check], took: Span) -> bool {
         let broken = checks.iter().find(|c| !c.ok);
         let error = broken.map(|c| format!("{}: {}", c.name, c.error.as_deref().unwrap_or("failed")));
         let bad = broken.is_some() || checks.is_empty();
-        let count = failures.entry(view.id).or_insert(0);
+        let count = self.failures.entry(view.id).or_insert(0);
         *count = if bad { count.saturating_add(1) } else { 0 };
         let seen = if !bad {
             HealthState::Online
@@ -105,10 +130,26 @@ async fn round(engine: &Engine, role: Option<&Role>, failures: &mut BTreeMap<Clu
             latency_ms: u64::try_from(took.0 / 1000).ok(),
             error: error.or_else(|| checks.is_empty().then(|| "no answer in time".to_owned())),
         };
-        at_gate(engine, view, !bad).await;
         let op = SetHealth { id: view.id, health };
         if let Err(error) = engine.store.run(Under { role: role.cloned(), op }).await {
             store_failed!(error, cluster = %view.spec.name, "its health could not be noted");
         }
+        !bad
     }
+}
+
+/// One test: the checks, of which there is none when no answer came, and how long it took.
+async fn test<'v>(engine: &Engine, role: Option<&Role>, view: &'v ClusterView) -> Option<(&'v ClusterView, Vec<Check>, Span)> {
+    let bound = engine.registry.get(view.id).ok()?;
+    let began = engine.store.now();
+    let checks = tokio::time::timeout(TEST_LIMIT, bound.provider.test()).await.ok();
+    let identity = tokio::time::timeout(TEST_LIMIT, bound.identity()).await.ok().and_then(Result::ok);
+    // What was bound before an edit says nothing of the cluster after it.
+    let bound_as_listed = bound.version() == view.version;
+    let stranger = match identity.filter(|now| bound_as_listed && view.identity.as_ref() != Some(now)) {
+        Some(identity) => note_identity(engine, role, view, identity).await,
+        None => None,
+    };
+    let checks = stranger.map(|check| vec![check]).or(checks).unwrap_or_default();
+    Some((view, checks, engine.store.now().since(began)))
 }

@@ -37,6 +37,7 @@ mod follow;
 mod guard;
 pub mod health;
 mod learn;
+mod recovery;
 pub mod registry;
 pub mod restored;
 mod roles;

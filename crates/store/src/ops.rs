@@ -31,6 +31,7 @@ pub mod settle;
 pub mod stats;
 pub mod tenants;
 pub mod tokens;
+pub mod wake;
 pub(crate) mod writes;
 
 /// The statements of each file, for the tests that prepare and explain them.
@@ -60,5 +61,6 @@ pub const ALL_STATEMENTS: &[(&str, &[&Stmt])] = &[
     ("processes", processes::STATEMENTS),
     ("reappeared", reappeared::STATEMENTS),
     ("save", save::STATEMENTS),
+    ("wake", wake::STATEMENTS),
     ("writes", writes::STATEMENTS),
 ];

@@ -14,6 +14,10 @@ use crate::workflow::plan::OnRetry;
 use crate::workflow::retry::backoff;
 use crate::workflow::{Answer, CallKey, Found, Made, Reply};
 
+/// So many looks for one object are made soon after one another, and so often the pause between further ones doubles.
+const LOOKS_SOON: u32 = 3;
+const LOOKS_DOUBLE: u32 = 4;
+
 impl Run {
     /// Takes in one answer. An answer to a call that is no longer the operation's latest changes only
     /// the ledger.
@@ -302,9 +306,11 @@ impl Run {
         let threshold = row.send_by.plus(row.call_limit).plus(lag);
         let asked_at = row.asked_at.unwrap_or(m.now);
         if row.empty_looks < 2 || asked_at < threshold {
-            // Early looks find an early arrival early; the last one is asked at the threshold.
-            let soon = m.now.plus(lag.max(Span::millis(200)));
-            let next = if asked_at < threshold { soon.min(threshold) } else { soon };
+            // Early looks find an early arrival early, and then ever fewer: a backend that loses answers is often one with
+            // too much to do, and its lists are dear. The last one is asked at the threshold.
+            let pause = lag.max(Span::millis(200));
+            let longer = Span(pause.0.saturating_mul(1 << row.empty_looks.saturating_sub(LOOKS_SOON).min(LOOKS_DOUBLE)));
+            let next = if asked_at < threshold { m.now.plus(longer).min(threshold) } else { m.now.plus(pause) };
             if let Some(operation) = self.operation_mut(place, index) {
                 operation.next_at = Some(next);
             }

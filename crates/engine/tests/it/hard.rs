@@ -54,6 +54,9 @@ suite! {
     course::h07_a_cancel_after_the_win_is_refused_and_names_deprovision
     release::h08_a_lost_attempt_s_debt_holds_its_cluster_s_capacity
     release::h08_a_write_off_frees_what_is_held_and_watches_on
+    release::h08_what_is_owed_is_done_within_a_minute_of_the_end_of_an_outage
+    release::h08_what_is_owed_is_done_within_a_minute_of_the_end_of_a_trouble_that_no_test_sees
+    release::h08_what_waits_to_be_made_goes_on_within_a_minute_of_the_end_of_an_outage
     course::h09_attempts_share_no_name
     course::h09_the_next_namespace_begins_after_the_former_is_gone
     doubt::h10_what_must_be_made_anew_has_a_row_and_a_tag_of_its_own

@@ -29,6 +29,15 @@ pub enum Next {
     Spoil,
 }
 
+/// What is wrong with a whole cluster for now.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Trouble {
+    /// Nothing of it answers.
+    Away,
+    /// It answers, and what it is told to do fails: no test sees that.
+    Deaf,
+}
+
 /// What all clusters of a test share.
 #[derive(Default)]
 pub struct World {
@@ -42,6 +51,7 @@ pub struct World {
     pub silent: Mutex<Vec<String>>,
     /// What turned out to be of no use.
     pub spoilt: Mutex<Vec<String>>,
+    pub trouble: Mutex<BTreeMap<String, Trouble>>,
     /// Every call that was sent, by name.
     pub calls: Mutex<Vec<String>>,
 }
@@ -85,6 +95,12 @@ impl Toy {
     /// True: go on. A scripted hang never returns.
     async fn next(&self, operation: &str) -> Result<bool, Failure> {
         self.world.calls.lock().unwrap().push(operation.to_owned());
+        let trouble = self.trouble();
+        if trouble == Some(Trouble::Away)
+            || (trouble.is_some() && !["identity", "find", "list_owned", "test"].contains(&operation))
+        {
+            return Err(Failure::new(Class::Transient, "unreachable", "nobody answers"));
+        }
         match self.take(operation) {
             None | Some(Next::Spoil) => Ok(true),
             Some(Next::Fail(class)) => {
@@ -98,6 +114,10 @@ impl Toy {
                 Ok(true)
             }
         }
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        self.world.trouble.lock().unwrap().get(&self.cluster).copied()
     }
 
     /// What comes next for an operation; it stays next until it is taken.

@@ -16,6 +16,7 @@ mod settle;
 mod strategy;
 pub mod tables;
 mod truth;
+mod wake;
 mod walk;
 
 use scene::Scene;
@@ -119,6 +120,9 @@ conformance! {
     settle_at_closing_nothing_begins: settle::at_closing_nothing_begins;
     settle_a_lost_create_is_adopted: settle::a_lost_create_is_adopted;
     settle_clean_up_owed_keeps_everything_until_it_is_gone: settle::clean_up_owed_keeps_everything_until_it_is_gone;
+    wake_brings_forward_what_a_failure_made_wait: wake::brings_forward_what_a_failure_made_wait;
+    wake_leaves_a_holder_s_lease_and_tells_it: wake::leaves_a_holder_s_lease_and_tells_it;
+    wake_names_those_to_whom_something_is_owed: wake::names_those_to_whom_something_is_owed;
     settle_a_backend_becomes_known: settle::a_backend_becomes_known;
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::ground::Ground;
 use crate::steps::{ask, completed, deprovision, sleep, until};
-use crate::toy::Next;
+use crate::toy::{Next, Trouble};
 use crate::world::{Test, actor};
 
 pub(crate) async fn h03_a_stranger_in_our_place_is_left_alone(ground: Ground) {
@@ -122,4 +122,60 @@ pub(crate) async fn h08_a_write_off_frees_what_is_held_and_watches_on(ground: Gr
     assert!(t.world.live().is_empty());
     let entries = t.engine.store().run(EntriesOf::all(id)).await.unwrap();
     assert!(entries.iter().any(|e| e.kind == EventKind::ResourceReappeared));
+}
+
+/// With the usual pauses, which have grown to five minutes by the time the trouble is over.
+async fn is_over_within_a_minute_after(ground: Ground, trouble: Trouble) {
+    let t = Test::start_on(ground, &[], json!({})).await;
+    t.register("one", json!({"simulates": "openstack", "settings": {}})).await;
+    t.register("two", json!({"simulates": "openstack", "region": "us", "settings": {}})).await;
+    let mut ids = Vec::new();
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        ids.push(completed(&t, name).await);
+    }
+    t.world.trouble.lock().unwrap().extend([("one".to_owned(), trouble), ("two".to_owned(), trouble)]);
+    for id in &ids {
+        ask(&t, *id, deprovision()).await;
+    }
+    let other = t.admit(vec![Test::spec("other", json!({"region": "us", "strategy": {"type": "single"}}))]).await[0];
+    sleep(1500.0).await;
+    for id in &ids {
+        assert_eq!(t.run_of(*id).await.owed().count(), 1);
+    }
+    // Only one of the two is well again.
+    t.world.trouble.lock().unwrap().remove("one");
+    let began = t.engine.store().now();
+    for id in &ids {
+        t.until(*id, &[State::RolledBack]).await;
+    }
+    let took = t.engine.store().now().since(began).as_seconds_f64();
+    assert!(took <= 60.0, "{took} s");
+    assert_ne!(t.run_of(other).await.state, State::Completed);
+    let asked = t.world.count("delete_server");
+    assert!(asked < 6 * 40, "{asked} tries: nobody is tried all the time");
+}
+
+pub(crate) async fn h08_what_is_owed_is_done_within_a_minute_of_the_end_of_an_outage(ground: Ground) {
+    is_over_within_a_minute_after(ground, Trouble::Away).await;
+}
+
+pub(crate) async fn h08_what_is_owed_is_done_within_a_minute_of_the_end_of_a_trouble_that_no_test_sees(ground: Ground) {
+    is_over_within_a_minute_after(ground, Trouble::Deaf).await;
+}
+
+/// What is being made waits for no more than a minute either.
+pub(crate) async fn h08_what_waits_to_be_made_goes_on_within_a_minute_of_the_end_of_an_outage(ground: Ground) {
+    let t = Test::start_on(ground, &[], json!({})).await;
+    let patient = json!({"retry": {"max_retries": 20}});
+    t.register("one", json!({"simulates": "openstack", "settings": patient})).await;
+    t.world.trouble.lock().unwrap().insert("one".to_owned(), Trouble::Away);
+    let id = t.admit(vec![Test::spec("db", json!({"strategy": {"type": "single"}}))]).await[0];
+    sleep(1500.0).await;
+    assert_eq!(t.run_of(id).await.state, State::Allocating);
+    t.world.trouble.lock().unwrap().clear();
+    let began = t.engine.store().now();
+    t.until(id, &[State::Completed]).await;
+    let took = t.engine.store().now().since(began).as_seconds_f64();
+    assert!(took <= 60.0, "{took} s");
+    assert_eq!(t.world.live().len(), 2, "a volume and a server");
 }
