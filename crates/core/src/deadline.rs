@@ -25,6 +25,10 @@ use crate::sketch::{End, Sketch};
 use crate::spec::Spec;
 use crate::time::{Span, Timestamp};
 
+mod ended;
+
+pub use ended::ended;
+
 /// The part of those that finish that a deadline lets through before the slack.
 const PART: f64 = 0.995;
 /// The slack of a class with many samples.

@@ -30,6 +30,8 @@ pub struct Candidate {
 pub struct Choice {
     /// The cluster, where there is one.
     pub cluster: Option<ClusterId>,
+    /// Another could take it as well.
+    pub others: bool,
     /// Every other cluster's name with the reason why not.
     pub rejected: Vec<(String, String)>,
     /// At least one cluster was rejected only for its load or its health: waiting may help.
@@ -109,6 +111,7 @@ pub fn choose(candidates: &[Candidate], spec: &Spec, regions: &[String], avoid: 
         choice.rejected.push((candidate.spec.name.clone(), reason));
     }
     fits.sort_unstable();
+    choice.others = fits.len() > 1;
     choice.cluster = fits.first().and_then(|(_, _, ordinal)| candidates.get(*ordinal)).map(|c| c.id);
     choice
 }

@@ -227,6 +227,9 @@ pub struct Attempt {
     /// The settings that hold for it; not written where they are the usual ones.
     #[serde(default, skip_serializing_if = "Settings::are_usual")]
     pub settings: Settings,
+    /// When it began another cluster could have taken it, and may yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub others: bool,
     /// How it stands.
     pub state: AttemptState,
     /// The four steps.

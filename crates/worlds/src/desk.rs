@@ -1,9 +1,12 @@
 //! What the store's transactions do around a decision of core, as far as one request sees it: the first attempt of a
 //! queued one, a further attempt where core wants one, and the end where there is no place for it.
 
+use std::sync::Arc;
+
 use provisor_core::chance::Chance;
 use provisor_core::cluster::{ProviderType, Settings};
 use provisor_core::event::Event;
+use provisor_core::known::Known;
 use provisor_core::run::attempt::no_room;
 use provisor_core::run::{Directive, Launch, Moment, Role};
 use provisor_core::workflow::Planner;
@@ -42,6 +45,8 @@ pub struct Desk<'a> {
     pub downtime: Span,
     /// Stuck limit.
     pub stuck_after: Span,
+    /// What is known of clusters by now.
+    pub known: Arc<Known>,
     /// What is decided, as facts.
     pub events: Vec<Event>,
 }
@@ -59,7 +64,7 @@ impl Desk<'_> {
             planner: self.planner,
             chance: self.chance,
             actor: None,
-            known: std::sync::Arc::default(),
+            known: Arc::clone(&self.known),
             events: &mut self.events,
         };
         act(&mut moment)
@@ -86,13 +91,15 @@ impl Desk<'_> {
     fn place_apart(&mut self, run: &mut Run, role: Role, avoid: &[ClusterId]) -> bool {
         let draws = run.draws_on_budget(role);
         let fits = |p: &&mut Place| p.room > 0 && !avoid.contains(&p.id) && (!draws || p.budget >= budget::LAUNCH);
-        let Some(place) = self.places.iter_mut().find(fits) else { return false };
+        let mut fitting = self.places.iter_mut().filter(fits);
+        let Some(place) = fitting.next() else { return false };
+        let others = fitting.next().is_some();
         place.room -= 1;
         let (id, name, settings) = (place.id, place.name.clone(), place.settings.clone());
         let Ok(plan) = self.planner.plan(id, &run.spec) else { return false };
         let (provider, region) = (ProviderType::Simulation, "eu".to_owned());
         let identity = Some(format!("project-of-{name}"));
-        let launch = Launch { role, cluster: id, cluster_name: name, provider, region, identity, settings, plan };
+        let launch = Launch { role, cluster: id, cluster_name: name, provider, region, identity, settings, others, plan };
         self.with(|m| run.launch(launch, m));
         if let (Some(started), Some(place)) = (run.attempts.last(), self.places.iter_mut().find(|p| p.id == id)) {
             place.budget = budget::after(place.budget, budget::change(run, started));

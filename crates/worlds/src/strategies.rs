@@ -17,9 +17,11 @@ use serde_json::json;
 
 use crate::desk::{Desk, Place};
 
+mod lessons;
 mod model;
 mod table;
 
+use lessons::Lessons;
 pub use model::Model;
 use model::{Luck, Objects, Plans};
 pub use table::{Figures, table};
@@ -47,9 +49,9 @@ pub struct Way {
 pub enum Deadlines {
     /// None for an operation, one limit for the whole: the baseline.
     OneLimit,
-    /// As configured by default.
-    Default,
-    /// As learned from durations.
+    /// As configured, nothing learned.
+    Configured,
+    /// As configured until there is something learned from the requests so far, as it ships.
     Learned,
 }
 
@@ -58,14 +60,14 @@ pub fn ways() -> Vec<Way> {
     let way = |name, kind, deadlines| Way { name, strategy: Strategy::of(kind), deadlines };
     vec![
         way("baseline: one limit for the whole", StrategyKind::Single, Deadlines::OneLimit),
-        way("single", StrategyKind::Single, Deadlines::Default),
-        way("failover", StrategyKind::Failover, Deadlines::Default),
-        way("race", StrategyKind::Race, Deadlines::Default),
-        way("hedge", StrategyKind::Hedge, Deadlines::Default),
-        way("single, learned deadlines", StrategyKind::Single, Deadlines::Learned),
-        way("failover, learned deadlines", StrategyKind::Failover, Deadlines::Learned),
-        way("race, learned deadlines", StrategyKind::Race, Deadlines::Learned),
-        way("hedge, learned deadlines", StrategyKind::Hedge, Deadlines::Learned),
+        way("single", StrategyKind::Single, Deadlines::Learned),
+        way("failover", StrategyKind::Failover, Deadlines::Learned),
+        way("race", StrategyKind::Race, Deadlines::Learned),
+        way("hedge", StrategyKind::Hedge, Deadlines::Learned),
+        way("single, nothing learned", StrategyKind::Single, Deadlines::Configured),
+        way("failover, nothing learned", StrategyKind::Failover, Deadlines::Configured),
+        way("race, nothing learned", StrategyKind::Race, Deadlines::Configured),
+        way("hedge, nothing learned", StrategyKind::Hedge, Deadlines::Configured),
     ]
 }
 
@@ -105,6 +107,7 @@ struct World<'a> {
     due: BTreeMap<(Timestamp, u64), (u32, Due)>,
     order: u64,
     lives: BTreeMap<u32, Life>,
+    lessons: Lessons,
     figures: Figures,
 }
 
@@ -142,6 +145,7 @@ impl<'a> World<'a> {
             due: BTreeMap::new(),
             order: 0,
             lives: BTreeMap::new(),
+            lessons: Lessons::default(),
             figures: Figures::of(way),
         }
     }
@@ -204,6 +208,7 @@ impl<'a> World<'a> {
             send_within: SEND_WITHIN,
             downtime: Span::ZERO,
             stuck_after: Span::seconds(1800),
+            known: self.lessons.known(),
             events: Vec::new(),
         };
         if life.run.state == State::Queued {
@@ -213,6 +218,8 @@ impl<'a> World<'a> {
             desk.with(|m| life.run.settle(answer, m));
         }
         let directive = desk.advance(&mut life.run);
+        let events = desk.events;
+        self.lessons.take_in(&events, now);
         self.places.rotate_right(first);
         if !life.run.state.is_working() || life.decisions > DECISIONS_AT_MOST {
             let (end, done) = (life.run.ready_at.or(life.run.termination_started_at), life.run.winner.is_some());

@@ -34,10 +34,12 @@ fn of(all: &[Figures], name: &str) -> usize {
 #[test]
 fn deadlines_and_failover_beat_one_limit_for_the_whole() {
     let mut model = Model::read().unwrap();
-    model.requests = 1500;
-    let mut all: Vec<Figures> = ways().iter().map(|way| compare(&model, way)).collect();
-    let (baseline, failover) = (of(&all, "baseline: one limit for the whole"), of(&all, "failover, learned deadlines"));
-    let race = of(&all, "race, learned deadlines");
+    // So many that the first hundred, which learn, are not one in a hundred of those that hang.
+    model.requests = 4000;
+    let learned = ways().into_iter().filter(|way| !way.name.ends_with("nothing learned") && way.name != "single");
+    let mut all: Vec<Figures> = learned.map(|way| compare(&model, &way)).collect();
+    let (baseline, failover) = (of(&all, "baseline: one limit for the whole"), of(&all, "failover"));
+    let race = of(&all, "race");
     assert!(all.iter().all(|f| f.ended() == model.requests), "every request comes to an end");
     let worst = all[baseline].percentile(99);
     assert!((92.0..98.0).contains(&all[baseline].success_percent()), "{}", all[baseline].success_percent());
@@ -45,7 +47,7 @@ fn deadlines_and_failover_beat_one_limit_for_the_whole() {
     assert!(all[failover].percentile(99) <= worst / 2.0, "{} against {worst}", all[failover].percentile(99));
     assert!(all[race].percentile(50) < all[failover].percentile(50) && all[race].launches_per_request() >= 2.0);
     // The budget of extra launches holds (H31): a twentieth more, and what was there at the beginning.
-    let extra = all[of(&all, "hedge, learned deadlines")].launches - all[failover].launches;
+    let extra = all[of(&all, "hedge")].launches - all[failover].launches;
     assert!(extra <= u64::from(model.requests) / 20 + 40, "{extra} extra launches");
 }
 

@@ -30,6 +30,8 @@ pub struct Launch {
     pub identity: Option<String>,
     /// Its settings.
     pub settings: Settings,
+    /// Another cluster could take it as well.
+    pub others: bool,
     /// What is going to be done.
     pub plan: Plan,
 }
@@ -89,6 +91,7 @@ impl Run {
             region: launch.region,
             identity: launch.identity,
             settings: launch.settings,
+            others: launch.others,
             state: AttemptState::Running,
             steps: Step::ALL.into_iter().map(step).collect(),
             operations,

@@ -230,7 +230,8 @@ impl Run {
     }
 
     /// The deadline of the try that is about to begin: at first a learned one where there is one, after one that a
-    /// learned deadline has ended twice that, at most the configured one (H30).
+    /// learned deadline has ended twice that, at most the configured one (H30). Where another cluster would take over the
+    /// third is no longer than the second.
     fn fix_deadline(&mut self, place: Place, index: usize, base: usize, m: &mut Moment<'_>) {
         let Some(attempt) = self.attempts.get(base).filter(|_| self.spec.kind != Kind::Managed) else { return };
         let (cluster, provider) = (attempt.cluster, attempt.provider);
@@ -243,8 +244,9 @@ impl Run {
                 m.known.deadlines.first(&key, configured, policy, m.now, m.chance).map(Box::new)
             }
             Some(last) if last.finished_at.is_some() && last.was_cut_short() => {
-                let twice = Span(operation.deadline.0.saturating_mul(2));
-                operation.learned.clone().filter(|_| twice < configured).map(|l| Box::new(Learned { deadline: twice, ..*l }))
+                let times = if operation.tries.len() > 1 && self.may_go_elsewhere(place) { 1 } else { 2 };
+                let next = Span(operation.deadline.0.saturating_mul(times));
+                operation.learned.clone().filter(|_| next < configured).map(|l| Box::new(Learned { deadline: next, ..*l }))
             }
             Some(_) => return,
         };

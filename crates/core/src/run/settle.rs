@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::attempt::done_event;
 use super::pipeline::Place;
-use super::{Moment, Operation, OperationStatus, RowState, Run};
+use super::{Moment, Operation, OperationStatus, RowState, Run, Try};
 use crate::event::{Event, EventKind, ResourceRef};
 use crate::failure::{Class, Failure};
 use crate::id::ResourceId;
@@ -17,6 +17,8 @@ use crate::workflow::{Answer, CallKey, Found, Made, Reply};
 /// So many looks for one object are made soon after one another, and so often the pause between further ones doubles.
 const LOOKS_SOON: u32 = 3;
 const LOOKS_DOUBLE: u32 = 4;
+/// However it failed, each operation is tried again so often at least (SPEC 3.1).
+const LEAST_RETRIES: u32 = 2;
 
 impl Run {
     /// Takes in one answer. An answer to a call that is no longer the operation's latest changes only
@@ -212,8 +214,12 @@ impl Run {
     fn retry(&mut self, place: Place, index: usize, failure: Failure, spoiled: bool, m: &mut Moment<'_>) {
         let Some(base) = self.base(place) else { return };
         let Some(policy) = self.attempts.get(base).map(|a| a.settings.retry) else { return };
+        let elsewhere = self.may_go_elsewhere(place);
         let Some(operation) = self.operation_mut(place, index) else { return };
-        if operation.retries >= policy.max_retries {
+        let cut_short = operation.tries.last().is_some_and(Try::was_cut_short);
+        // Twice is what every operation has (SPEC 3.1); longer tries than learned ones only where there is no other place.
+        let retries = if elsewhere && cut_short { LEAST_RETRIES.min(policy.max_retries) } else { policy.max_retries };
+        if operation.retries >= retries {
             return self.fail_operation(place, index, failure, m);
         }
         operation.retries += 1;

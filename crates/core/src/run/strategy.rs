@@ -7,6 +7,7 @@
 
 use serde_json::json;
 
+use super::pipeline::Place;
 use super::{Attempt, AttemptState, Directive, Moment, Role, Run};
 use crate::event::{Event, EventKind};
 use crate::id::ClusterId;
@@ -45,6 +46,16 @@ impl Run {
 
     pub(super) fn living(&self) -> impl Iterator<Item = &Attempt> {
         self.attempts.iter().filter(|a| a.state == AttemptState::Running)
+    }
+
+    /// Were this attempt to fail, another would take over: the one beside it, or the next one on another cluster.
+    pub(super) fn may_go_elsewhere(&self, place: Place) -> bool {
+        let Place::Attempt(index) = place else { return false };
+        let strategy = self.strategy();
+        let may_follow = strategy.kind != StrategyKind::Single
+            && self.attempts.len() < usize::try_from(strategy.max_attempts).unwrap_or(usize::MAX)
+            && self.attempts.get(index).is_some_and(|a| a.others);
+        may_follow || self.living().count() > 1
     }
 
     /// The further attempt that is wanted now. One that may be wanted later sets the time to wake.

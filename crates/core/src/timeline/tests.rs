@@ -80,6 +80,7 @@ fn attempt(number: u32, started: i64, state: AttemptState) -> Attempt {
         region: "eu".to_owned(),
         identity: None,
         settings: crate::cluster::Settings::default(),
+        others: false,
         state,
         steps: Step::ALL.into_iter().map(step).collect(),
         operations: Vec::new(),

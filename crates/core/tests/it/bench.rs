@@ -218,7 +218,9 @@ impl Bench {
         if role != Role::Failover && !self.clusters.iter().any(|c| fits(&c, &used)) {
             used = self.run.failed_clusters();
         }
-        let Some(place) = self.clusters.iter().find(|c| fits(c, &used)).cloned() else { return false };
+        let mut fitting = self.clusters.iter().filter(|c| fits(c, &used));
+        let Some(place) = fitting.next().cloned() else { return false };
+        let others = fitting.next().is_some();
         let launch = Launch {
             role,
             cluster: place.id,
@@ -227,6 +229,7 @@ impl Bench {
             region: "eu".into(),
             identity: Some(format!("project-of-{}", place.name)),
             settings: self.settings.clone(),
+            others,
             plan: crate::plans::plan(&self.plans.attempt),
         };
         self.with(None, |run, m| run.launch(launch, m));

@@ -16,8 +16,12 @@ use crate::plans::Plans;
 
 /// A bench that knows how long `slow` takes: 4 s for all but a few.
 fn bench(settings: Settings) -> Bench {
+    bench_of(&["c1"], settings)
+}
+
+fn bench_of(clusters: &[&str], settings: Settings) -> Bench {
     let plans = Plans::of("slow/60s | b | c | d");
-    let mut bench = Bench::admit(spec("vps", &json!({})), plans, &["c1"], settings, 1);
+    let mut bench = Bench::admit(spec("vps", &json!({})), plans, clusters, settings, 1);
     let key = Key::of(ProviderType::Simulation, bench.clusters[0].id, "slow", &bench.run.spec);
     let second = Some(Span::seconds(4));
     let figures = Figures {
@@ -91,6 +95,24 @@ fn h30_at_last_the_configured_deadline_holds() {
     bench.now = fourth[0].deadline.at();
     bench.answer(vec![Answer { key: fourth[0].key.clone(), reply: Reply::TimedOut { last_seen: None, diagnosis: Vec::new() } }]);
     assert_ne!(bench.run.state, State::Allocating, "three retries, as without it");
+}
+
+#[test]
+fn h30_where_another_cluster_can_take_over_three_learned_tries_are_enough() {
+    let mut bench = bench_of(&["c1", "c2"], Settings::default());
+    let first = bench.launch();
+    let learned = limit(&bench, &first);
+    let second = time_out(&mut bench, &first);
+    assert_eq!(limit(&bench, &second), Span(learned.0 * 2));
+    let third = time_out(&mut bench, &second);
+    assert_eq!(limit(&bench, &third), Span(learned.0 * 2), "no longer than the second");
+    bench.now = third[0].deadline.at();
+    let none = Answer { key: third[0].key.clone(), reply: Reply::TimedOut { last_seen: None, diagnosis: Vec::new() } };
+    let next = bench.answer(vec![none]);
+    assert_eq!((bench.run.attempts.len(), bench.run.attempts[0].operations[0].retries), (2, 2), "tried again twice (SPEC 3.1)");
+    assert_eq!(next[0].cluster, bench.clusters[1].id);
+    // On the last cluster there is, what is learned alone ends nothing.
+    assert!(!bench.run.attempts[1].others);
 }
 
 #[test]

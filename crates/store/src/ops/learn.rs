@@ -10,12 +10,9 @@ use std::collections::btree_map;
 use std::sync::Arc;
 
 use provisor_core::chance::SplitMix;
-use provisor_core::deadline::{Class, Figures, Key, Lesson};
+use provisor_core::deadline::{self, Class, Figures, Key, Lesson};
 use provisor_core::event::{Actor, Event, EventKind};
-use provisor_core::run::Try;
-use provisor_core::sketch::End;
-use provisor_core::{ClusterId, RequestId, Span, Timestamp};
-use serde::Deserialize;
+use provisor_core::{RequestId, Timestamp};
 use serde_json::json;
 
 use super::log::{self, Entry};
@@ -85,39 +82,9 @@ pub struct EndedPage {
     pub at_head: bool,
 }
 
-/// The facts of an event that are read.
-#[derive(Deserialize)]
-struct Detail {
-    class: ClassOf,
-    status: String,
-    operation: Option<String>,
-    seconds: Option<Span>,
-    #[serde(default)]
-    tries: Vec<Try>,
-}
-
-#[derive(Deserialize)]
-struct ClassOf {
-    provider: provisor_core::cluster::ProviderType,
-    cluster: ClusterId,
-    size: String,
-}
-
-fn read(entry: Entry) -> Option<Ended> {
-    // A fact that this release cannot read teaches nothing, and stops nobody.
-    let detail: Detail = serde_json::from_value(entry.body.detail).ok()?;
-    let done = detail.status == "succeeded";
-    let (operation, lesson) = if entry.kind == EventKind::OperationDone {
-        (detail.operation?, Lesson::of(&detail.tries, done))
-    } else {
-        let end = if done { End::Finished } else { End::Cut };
-        let samples = detail.seconds.map(|took| (took, end)).into_iter().collect();
-        (format!("step:{}", entry.body.step?), Lesson { samples, hit: false })
-    };
-    let ClassOf { provider, cluster, size } = detail.class;
-    let key = Key { provider, cluster: Some(cluster), operation, size: Some(size) };
-    let ended = Ended { request: entry.subject, at: entry.at, key, lesson };
-    Some(ended).filter(|e| !e.lesson.is_empty())
+fn read(entry: &Entry) -> Option<Ended> {
+    let (key, lesson) = deadline::ended(entry.kind, entry.body.step.as_deref(), &entry.body.detail)?;
+    Some(Ended { request: entry.subject, at: entry.at, key, lesson })
 }
 
 /// Opens the reader, at the beginning (H38), and answers where it stands.
@@ -151,7 +118,7 @@ impl Op for ReadEnded {
         let mut ended = Vec::new();
         for row in &rows {
             let entries = log_row::entries(row, |e| e.position > self.after && told.contains(&e.kind))?;
-            ended.extend(entries.into_iter().filter_map(read));
+            ended.extend(entries.iter().filter_map(read));
         }
         Ok(EndedPage { from: self.after, ended, to, at_head: to >= head })
     }
@@ -211,7 +178,7 @@ impl TakeIn {
     async fn tell_off(&self, tx: &mut Tx<'_>, key: &Key, request: RequestId) -> Result<(), OpError> {
         let now = tx.now().await?;
         let Ok(Some(loaded)) = save::load(tx, request).await else { return Ok(()) };
-        let detail = json!({"class": key.name(), "for_seconds": provisor_core::deadline::OFF});
+        let detail = json!({"class": key.name(), "for_seconds": deadline::OFF});
         let actor = Some(Actor::system(READER));
         let event = Event { detail, actor, ..Event::new(EventKind::LearningOff) };
         let due = tx.row(&DUE, &[request.into()]).await?.map_or(Ok(i64::MAX), |row| row.int(0))?;

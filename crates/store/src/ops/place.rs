@@ -240,6 +240,7 @@ impl Clusters {
                         region: spec.region.clone(),
                         identity,
                         settings: spec.common(),
+                        others: choice.others,
                         plan,
                     };
                     run.launch(launch, m);

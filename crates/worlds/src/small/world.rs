@@ -4,6 +4,8 @@
 //! given number. Time then jumps to the next moment at which something is due. A list shows only what is as old as it may
 //! lag behind.
 
+use std::sync::Arc;
+
 use provisor_core::chance::{Chance, SplitMix};
 use provisor_core::cluster::{Retry, Settings};
 use provisor_core::event::{Actor, Event};
@@ -362,6 +364,7 @@ impl World {
             send_within: SEND_WITHIN,
             downtime: Span::ZERO,
             stuck_after: NEVER_STUCK,
+            known: Arc::default(),
             events: Vec::new(),
         };
         (&mut self.row, desk)

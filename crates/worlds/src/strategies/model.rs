@@ -18,8 +18,6 @@ const FILE: &str = include_str!("../../data/strategies.json");
 const DRAWS: u32 = 4000;
 /// As long as nothing may take where there is no deadline.
 const A_DAY: Span = Span::seconds(86_400);
-/// A life goes on for so long after the last arrival, at most.
-const TAIL_SECONDS: f64 = 100_000.0;
 
 /// The distributions.
 #[derive(Debug, Clone, Deserialize)]
@@ -54,7 +52,6 @@ struct Operation {
     p50: f64,
     p99: f64,
     deadline: f64,
-    learned: f64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -77,11 +74,12 @@ impl Model {
     pub(super) fn settings(&self, deadlines: Deadlines) -> Settings {
         let of = |o: &Operation| match deadlines {
             Deadlines::OneLimit => A_DAY,
-            Deadlines::Default => Span::from_seconds_f64(o.deadline),
-            Deadlines::Learned => Span::from_seconds_f64(o.learned),
+            Deadlines::Configured | Deadlines::Learned => Span::from_seconds_f64(o.deadline),
         };
-        let deadlines = self.operations.iter().map(|o| (o.name.clone(), of(o))).collect();
-        Settings { deadlines, ..Settings::default() }
+        let given = self.operations.iter().map(|o| (o.name.clone(), of(o))).collect();
+        let mut settings = Settings { deadlines: given, ..Settings::default() };
+        settings.learned.enabled = deadlines == Deadlines::Learned;
+        settings
     }
 
     pub(super) fn baseline_limit(&self) -> Span {
@@ -182,15 +180,25 @@ pub(super) struct Luck<'a> {
 impl<'a> Luck<'a> {
     pub(super) fn of(model: &'a Model, places: &[Place]) -> Self {
         let share = model.failures.of_attempts * model.failures.common_to_cluster;
-        let until = f64::from(model.requests) * model.seconds_between_requests + TAIL_SECONDS;
+        let until = f64::from(model.requests) * model.seconds_between_requests;
         let mut outages = BTreeMap::new();
         for (number, place) in places.iter().enumerate() {
             let mut chance = SplitMix::new(model.seed.rotate_left(17) ^ number as u64);
             let mut exponential = |mean: f64| -mean * (1.0 - chance.fraction()).ln();
+            let (mut drawn, mut up, mut down) = (Vec::new(), 0.0, 0.0);
+            while up + down < until && share > 0.0 {
+                let one = (
+                    exponential(model.failures.outage_seconds * (1.0 - share) / share),
+                    exponential(model.failures.outage_seconds),
+                );
+                (up, down) = (up + one.0, down + one.1);
+                drawn.push(one);
+            }
+            // There are few of them: as drawn, their share would be another one than the file says.
             let (mut at, mut found) = (0.0, Vec::new());
-            while at < until && share > 0.0 {
-                let from = at + exponential(model.failures.outage_seconds * (1.0 - share) / share);
-                at = from + exponential(model.failures.outage_seconds);
+            for (before, length) in drawn {
+                let from = at + before * until * (1.0 - share) / up;
+                at = from + length * until * share / down;
                 let time = |seconds| START.plus(Span::from_seconds_f64(seconds));
                 found.push((time(from), time(at)));
             }

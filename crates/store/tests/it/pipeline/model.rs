@@ -98,6 +98,7 @@ impl<'a> Pair<'a> {
             send_within: Span(LEASE.0 / 2),
             downtime: Span(context.downtime.load(std::sync::atomic::Ordering::Relaxed)),
             stuck_after: context.stuck_after,
+            known: context.known(),
             events: Vec::new(),
         };
         act(&mut self.row, &mut desk)
