@@ -73,7 +73,10 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken, role: Opti
             }
             last.insert(view.id, now);
             if proof.is_none() {
-                proof = engine.store.run(QuotaProof).await.ok();
+                match engine.store.run(QuotaProof).await {
+                    Ok(differences) => proof = Some(differences),
+                    Err(error) => store_failed!(error, "what attempts hold could not be read; this sweep proves no balance"),
+                }
             }
             tokio::select! {
                 biased;
@@ -155,7 +158,9 @@ impl Engine {
         if let Some(alarm) = &inventory.alarm {
             warn!(cluster = %view.spec.name, alarm, "the sweep stopped itself");
         }
-        inventory.balance(view, proof.unwrap_or_default());
+        // Without the proof nothing is known of the capacity, and nothing is said.
+        let Some(proof) = proof else { return Ok(inventory) };
+        inventory.balance(view, proof);
         if !inventory.balance.capacity.is_empty() {
             warn!(cluster = %view.spec.name, differences = ?inventory.balance.capacity, "ALARM: its capacity is not what attempts hold");
         }
