@@ -5,8 +5,7 @@
 //! each operation counts once, whatever crashes or repeats in between. The page is read and its lessons are drawn
 //! outside of that transaction, as everybody waits for the one who writes.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use provisor_core::chance::SplitMix;
@@ -20,7 +19,7 @@ use super::log_row::{self, columns};
 use super::readers::{OpenReader, Start};
 use super::save::{self, Context, Lease};
 use crate::op::{Mode, Op, OpError};
-use crate::tx::{Stmt, Tx, both, each};
+use crate::tx::{Stmt, Tx, both, each, many};
 use crate::value::{Val, to_json};
 
 /// The reader's name.
@@ -45,7 +44,10 @@ const ENDED: Stmt = each(
     ),
 );
 const ADVANCE: Stmt = both("update reader set position = ?3 where name = ?1 and position = ?2");
-const GET: Stmt = both("select body from learned where class = ?1");
+const GET: Stmt = many(
+    "select class, body from learned where class = ?1",
+    "select l.class, l.body from unnest(?1::text[]) as n (class) join learned l on l.class = n.class",
+);
 const PUT: Stmt = both(
     "insert into learned (class, key, body, version) values (?1, ?2, ?3, 1) on conflict (class) do update set \
      body = excluded.body, version = learned.version + 1",
@@ -143,14 +145,17 @@ impl Op for TakeIn {
         if tx.exec(&ADVANCE, &[READER.into(), page.from.into(), page.to.into()]).await? == 0 {
             return Err(OpError::Fenced);
         }
-        let mut classes: BTreeMap<Key, Class> = BTreeMap::new();
-        for key in page.ended.iter().flat_map(|e| e.key.chain()) {
-            if let btree_map::Entry::Vacant(place) = classes.entry(key) {
-                let row = tx.row(&GET, &[place.key().name().into()]).await?;
-                // What cannot be read is learned anew: it is only experience.
-                place.insert(row.and_then(|row| row.json(0).ok()).unwrap_or_default());
-            }
+        let keys: BTreeSet<Key> = page.ended.iter().flat_map(|e| e.key.chain()).collect();
+        let mut found: BTreeMap<String, Class> = BTreeMap::new();
+        for row in tx.rows_of(&GET, keys.iter().map(|key| vec![key.name().into()]).collect()).await? {
+            // What cannot be read is learned anew: it is only experience.
+            found.insert(row.text(0)?.to_owned(), row.json(1).unwrap_or_default());
         }
+        let known = |key: Key| {
+            let class = found.remove(&key.name()).unwrap_or_default();
+            (key, class)
+        };
+        let mut classes: BTreeMap<Key, Class> = keys.into_iter().map(known).collect();
         let mut off = Vec::new();
         for ended in &page.ended {
             for key in ended.key.chain() {
