@@ -210,6 +210,7 @@ fn every_quota_that_is_full_is_named() {
             (Quota::Volume, "gigabytes", "gigabytes"),
             (Quota::Network, "floatingip", "floatingip"),
             (Quota::Network, "port", "port"),
+            (Quota::Network, "security_group", "security_group"),
             (Quota::Network, "security_group_rule", "security_group_rule"),
         ] {
             let used = stage.used(name);

@@ -1,6 +1,6 @@
 //! What must be seen of it at least once, too long for every run: `cargo xtask openstack shows`.
 //!
-//! Fifty servers at once; the worker killed at fifty random moments; every create's answer lost.
+//! Fifty servers at once; the worker killed at fifty random moments while every create's answer is lost.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -69,7 +69,7 @@ fn assert_clean(http: &Http, project: &Project, testbed: &Testbed, before: (&std
 }
 
 /// The project's limits for fifty servers.
-fn widen(testbed: &Testbed) {
+pub(super) fn widen(testbed: &Testbed) {
     testbed.limit(Quota::Compute, &json!({"instances": 60, "cores": 120, "ram": 200_000}));
     testbed.limit(Quota::Volume, &json!({"volumes": 60, "gigabytes": 2000}));
     testbed.limit(Quota::Network, &json!({"floatingip": 60, "port": 500, "security_group": 70, "security_group_rule": 1000}));
@@ -135,8 +135,9 @@ fn fifty_kills_at_random_moments_double_and_lose_nothing() {
     let testbed = Testbed::of(&project);
     let (holds, usage) = (project.holds(None), testbed.usage());
     let broom = Broom { project: &project, ours: RefCell::default() };
+    let (proxy, endpoint) = between(&project, Trouble::Creates);
     let mut server = start();
-    apply(&server, &manifest("", ", late_create_seconds: 5, probe: {every_seconds: 1}"), &[]).exits(0);
+    apply(&server, &manifest(&endpoint, ", late_create_seconds: 5, probe: {every_seconds: 1}"), &[]).exits(0);
     // From the system's own randomness; the seed is told, the moments follow from it.
     let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 1);
     say(&format!("seed {seed}"));
@@ -179,6 +180,8 @@ fn fifty_kills_at_random_moments_double_and_lose_nothing() {
         }
         say(&format!("round {round}: {BATCH} made and released, {kills} kills so far"));
     }
+    say(&format!("answers lost: {:?}", proxy.lost()));
+    assert!(proxy.lost().get("servers").is_some_and(|n| *n >= round * BATCH), "{:?}", proxy.lost());
     assert_clean(&Http::of(&server), &project, &testbed, (&holds, &usage));
 }
 
