@@ -10,6 +10,7 @@ use crate::check::{Flaw, Flaws, Object, integer_of, number_of, word_of};
 use crate::deadline::Policy;
 use crate::spec::{Kind, is_dns_label};
 use crate::time::Span;
+use crate::workflow::asks_the_service;
 
 /// The type of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -419,7 +420,7 @@ impl Settings {
         if let Some(all) = self.deadlines.get("*") {
             return (*all, "cluster");
         }
-        if operation.starts_with("probe_") && self.probe_deadline != Self::default().probe_deadline {
+        if asks_the_service(operation) && self.probe_deadline != Self::default().probe_deadline {
             return (self.probe_deadline, "cluster");
         }
         (default, "default")

@@ -4,6 +4,7 @@
 //! with nothing known every decision is that of a first day.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::breaker::{Gate, Held};
 use crate::deadline::Deadlines;
@@ -13,8 +14,8 @@ use crate::time::Timestamp;
 /// What is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
-    /// How long things take.
-    pub deadlines: Deadlines,
+    /// How long things take. Shared apart: gates change with every wave of calls, and what is learned is long.
+    pub deadlines: Arc<Deadlines>,
     /// What holds calls back, by cluster; one that is missing holds nothing back.
     pub gates: BTreeMap<ClusterId, Gate>,
 }

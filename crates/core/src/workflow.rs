@@ -10,4 +10,4 @@ pub mod retry;
 
 pub use answer::{Answer, Found, Made, Reply};
 pub use call::{Call, CallKey, Deadline, Task};
-pub use plan::{OnRetry, Plan, Planned, Planner};
+pub use plan::{OnRetry, Plan, Planned, Planner, asks_the_service};

@@ -100,13 +100,7 @@ impl Line {
     /// H4: what is made, and what is believed to be absent, is so on the backend that was asked, so the backend is
     /// asked first who it is. Anything but the expected answer ends the call before it is sent.
     async fn backend(&self, bound: &Bound, call: &Call) -> Result<(), Reply> {
-        let twice = async {
-            match bound.identity().await {
-                Err(failure) if failure.code == REFUSED => bound.identity().await,
-                other => other,
-            }
-        };
-        let now = match tokio::time::timeout(self.limit(call), twice).await {
+        let now = match tokio::time::timeout(self.limit(call), with_login(|| bound.identity())).await {
             Ok(Ok(now)) => now,
             // H29: a backend that once knew us; one that never did is a mistake, which is told at once.
             Ok(Err(failure)) if failure.code == REFUSED && call.identity.is_some() => {
@@ -173,19 +167,13 @@ impl Line {
             return Passed::Held(self.store.now());
         }
         let limit = self.limit(call);
-        let twice = async {
-            match ask().await {
-                Err(failure) if failure.code == REFUSED => ask().await,
-                other => other,
-            }
-        };
         let answer = if protect {
-            tokio::time::timeout(limit, twice).await
+            tokio::time::timeout(limit, with_login(ask)).await
         } else {
             tokio::select! {
                 biased;
                 () = self.drop.cancelled() => return Passed::Dropped,
-                answer = tokio::time::timeout(limit, twice) => answer,
+                answer = tokio::time::timeout(limit, with_login(ask)) => answer,
             }
         };
         // No answer is the worst of answers.
@@ -226,6 +214,14 @@ async fn diagnosed(line: &Line, bound: &Bound, work: &Work, reply: Reply) -> Rep
         Reply::Failed(failure) => Reply::Failed(failure.diagnosed(lines)),
         Reply::TimedOut { last_seen, .. } => Reply::TimedOut { last_seen, diagnosis: lines },
         other => other,
+    }
+}
+
+/// Asks, and once more where the login was refused: it may have run out, and the adapter has forgotten it by now (H29).
+async fn with_login<T, F: Future<Output = Result<T, Failure>>>(ask: impl Fn() -> F) -> Result<T, Failure> {
+    match ask().await {
+        Err(failure) if failure.code == REFUSED => ask().await,
+        answer => answer,
     }
 }
 

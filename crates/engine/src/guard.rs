@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use provisor_core::breaker::{Calls, Verdict};
+use provisor_core::breaker::{Calls, Gate, Verdict};
 use provisor_core::bulkhead::{Entry, Limits, Slots, Ticket};
 use provisor_core::cluster::Settings;
-use provisor_core::workflow::{Call, Task};
+use provisor_core::workflow::{Call, Task, asks_the_service};
 use provisor_core::{ClusterId, Failure, Span, Timestamp};
 use provisor_store::OpError;
 use provisor_store::Store;
@@ -103,11 +103,6 @@ impl Drop for Waiter<'_> {
     }
 }
 
-/// A call of the verify step asks the service itself, not the cluster.
-fn asks_the_service(call: &Call) -> bool {
-    matches!(&call.task, Task::Perform(work) if work.operation.starts_with("probe_"))
-}
-
 impl Guard {
     pub(crate) fn new(store: Store, context: Arc<Context>, alone: bool) -> Self {
         let place = if alone { Place::alone() } else { Place::none() };
@@ -143,7 +138,7 @@ impl Guard {
         sent: bool,
         limit: Duration,
     ) -> Result<Option<Pass<'_>>, Timestamp> {
-        if asks_the_service(call) {
+        if matches!(&call.task, Task::Perform(work) if asks_the_service(&work.operation)) {
             return Ok(None);
         }
         let now = self.store.now();
@@ -265,7 +260,7 @@ impl Guard {
     pub(crate) async fn at_gate(&self, id: ClusterId, happened: Happened) -> Option<Passed> {
         match self.store.run(AtGate { id, happened }).await {
             Ok(passed) => {
-                self.know(id, &passed);
+                self.know([(id, passed.gate.clone())]);
                 Some(passed)
             }
             Err(error) => {
@@ -275,11 +270,14 @@ impl Guard {
         }
     }
 
-    fn know(&self, id: ClusterId, passed: &Passed) {
+    /// Gates are so by now; how full they are only this process knows.
+    fn know(&self, gates: impl IntoIterator<Item = (ClusterId, Gate)>) {
         self.context.learn(|known| {
-            let gate = known.gates.entry(id).or_default();
-            let full = std::mem::take(&mut gate.full);
-            *gate = provisor_core::breaker::Gate { full, ..passed.gate.clone() };
+            for (id, gate) in gates {
+                let entry = known.gates.entry(id).or_default();
+                let full = std::mem::take(&mut entry.full);
+                *entry = Gate { full, ..gate };
+            }
         });
     }
 
@@ -287,17 +285,11 @@ impl Guard {
     pub(crate) async fn follow(&self) -> Result<(), OpError> {
         let all: BTreeMap<_, _> = self.store.run(AllGates).await?.into_iter().collect();
         let known = self.context.known();
-        let same = |(id, gate): (&ClusterId, &provisor_core::breaker::Gate)| {
+        let same = |(id, gate): (&ClusterId, &Gate)| {
             known.gates.get(id).is_some_and(|k| k.breaker == gate.breaker && k.paused == gate.paused)
         };
         if !all.iter().all(same) {
-            self.context.learn(|known| {
-                for (id, gate) in all {
-                    let entry = known.gates.entry(id).or_default();
-                    let full = std::mem::take(&mut entry.full);
-                    *entry = provisor_core::breaker::Gate { full, ..gate };
-                }
-            });
+            self.know(all);
         }
         Ok(())
     }

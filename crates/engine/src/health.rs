@@ -17,7 +17,7 @@ use provisor_store::ops::roles::{Role, Under};
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
-use crate::recovery::Recoveries;
+use crate::recovery::{Recoveries, Seen};
 
 /// Failed tests in a row before a cluster counts as not online.
 const FAILURES: u32 = 2;
@@ -98,13 +98,14 @@ impl Watch {
             at_gate(engine, view, good).await;
             // What its gate holds back waits as well.
             let lets_through = view.gate.breaker.state == State::Closed && view.gate.paused.is_none();
-            seen.push((view.id, view.health.state == HealthState::Online, good && lets_through));
+            let was_well = view.health.state == HealthState::Online;
+            seen.push(Seen { cluster: view.id, was_well, is_well: good && lets_through });
         }
         if every {
             self.failures.retain(|id, _| clusters.iter().any(|view| view.id == *id));
             self.recoveries.keep(&seen);
         } else {
-            seen.retain(|(.., well)| *well);
+            seen.retain(|one| one.is_well);
         }
         self.recoveries.round(engine, role, &seen).await;
     }

@@ -59,7 +59,7 @@ impl Engine {
         let (at_head, context) = (page.at_head, Arc::clone(&self.context));
         let changed = self.store.run(Under { role: role.cloned(), op: TakeIn { page, context } }).await?;
         crash::at(Point::AfterAdvance, || "learn".into()).await;
-        self.context.learn(|known| known.deadlines.update(changed));
+        self.context.learn(|known| Arc::make_mut(&mut known.deadlines).update(changed));
         Ok(at_head)
     }
 
@@ -68,7 +68,7 @@ impl Engine {
         let stamp = self.store.run(LearnedStamp).await?;
         if self.learned.swap(stamp, std::sync::atomic::Ordering::Relaxed) != stamp {
             let all = self.store.run(AllLearned).await?;
-            self.context.learn(|known| known.deadlines = Deadlines::new(all));
+            self.context.learn(|known| known.deadlines = Arc::new(Deadlines::new(all)));
         }
         Ok(())
     }

@@ -13,28 +13,37 @@ use tracing::info;
 
 use crate::Engine;
 
+/// What a round of tests saw of a cluster.
+pub(crate) struct Seen {
+    pub(crate) cluster: ClusterId,
+    /// Before the round.
+    pub(crate) was_well: bool,
+    /// By its test, and its gate lets calls through.
+    pub(crate) is_well: bool,
+}
+
 /// What is remembered of each cluster.
 #[derive(Default)]
 pub(crate) struct Recoveries(BTreeMap<ClusterId, Recovery>);
 
 impl Recoveries {
-    /// After a round of tests: for each cluster whether it was well before that round, and whether it is now.
-    pub(crate) async fn round(&mut self, engine: &Engine, role: Option<&Role>, seen: &[(ClusterId, bool, bool)]) {
+    /// After a round of tests.
+    pub(crate) async fn round(&mut self, engine: &Engine, role: Option<&Role>, seen: &[Seen]) {
         if let Err(error) = self.wake(engine, role, seen).await {
             store_failed!(error, "what waits on clusters could not be woken; its own pauses end anyhow");
         }
     }
 
     /// Forgets what is not among all that was tested.
-    pub(crate) fn keep(&mut self, seen: &[(ClusterId, bool, bool)]) {
-        self.0.retain(|id, _| seen.iter().any(|(cluster, ..)| cluster == id));
+    pub(crate) fn keep(&mut self, seen: &[Seen]) {
+        self.0.retain(|id, _| seen.iter().any(|one| one.cluster == *id));
     }
 
-    async fn wake(&mut self, engine: &Engine, role: Option<&Role>, seen: &[(ClusterId, bool, bool)]) -> Result<(), OpError> {
+    async fn wake(&mut self, engine: &Engine, role: Option<&Role>, seen: &[Seen]) -> Result<(), OpError> {
         let mut owing = engine.store.run(Owing).await?;
-        for (cluster, was_well, well) in seen {
+        for Seen { cluster, was_well, is_well } in seen {
             let recovery = self.0.entry(*cluster).or_insert_with(|| Recovery::new(*was_well));
-            let named: Vec<RequestId> = match recovery.round(*well, &owing.remove(cluster).unwrap_or_default()) {
+            let named: Vec<RequestId> = match recovery.round(*is_well, &owing.remove(cluster).unwrap_or_default()) {
                 Wake::Nothing => continue,
                 Wake::These(scouts) => scouts.into_iter().collect(),
                 Wake::All => engine.store.run(WaitingOn { cluster: *cluster }).await?,

@@ -3,12 +3,13 @@
 //! The retries that were used stay used. A pause that the backend itself has asked for is kept.
 
 use super::{Operation, OperationStatus, Run};
-use crate::failure::{Class, Failure};
+use crate::breaker;
+use crate::failure::Failure;
 use crate::id::ClusterId;
 use crate::time::{Span, Timestamp};
 
 fn of_trouble(failure: &Failure) -> bool {
-    matches!(failure.class, Class::Transient | Class::Ambiguous) && failure.retry_after.is_none()
+    breaker::counts(failure) && failure.retry_after.is_none()
 }
 
 /// What comes within this time anyhow is left as it is.

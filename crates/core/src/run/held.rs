@@ -7,6 +7,7 @@ use crate::breaker::Held;
 use crate::failure::{Class, Failure};
 use crate::lifecycle::State;
 use crate::time::Timestamp;
+use crate::workflow::asks_the_service;
 
 /// What a request waits for when its calls are held back.
 const REASONS: [&str; 2] = ["cluster_health", "capacity"];
@@ -20,7 +21,7 @@ impl Run {
     /// What holds an operation back now. One that asks the service itself, or a person, asks no cluster.
     pub(super) fn held(&self, place: Place, operation: &Operation, m: &Moment<'_>) -> Option<Held> {
         let attempt = self.base(place).and_then(|i| self.attempts.get(i))?;
-        if operation.planned.awaits_input || operation.planned.name.starts_with("probe_") {
+        if operation.planned.awaits_input || asks_the_service(&operation.planned.name) {
             return None;
         }
         m.known.holds(attempt.cluster, self.tenant, self.is_urgent(place), m.now)

@@ -10,8 +10,8 @@ use crate::id::{AttemptId, ResourceId, Tag};
 use crate::lifecycle::{State, Step};
 use crate::spec::Kind;
 use crate::time::Span;
-use crate::workflow::Made;
 use crate::workflow::call::{Call, CallKey, Deadline, Task, Work};
+use crate::workflow::{Made, asks_the_service};
 
 /// The operation that brings the access details of a managed service (SPEC 3.8).
 const AWAIT_INPUT: &str = "await_input";
@@ -337,7 +337,7 @@ impl Run {
         };
         let creating = row.filter(|r| r.provider_id.is_none());
         let probe = attempt.settings.probe_every;
-        let is_probe = operation.planned.name.starts_with("probe_");
+        let is_probe = asks_the_service(&operation.planned.name);
         let work = Work {
             operation: operation.planned.name.clone(),
             item: operation.planned.item.clone(),

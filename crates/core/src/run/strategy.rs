@@ -92,8 +92,7 @@ impl Run {
             return None;
         }
         let started = attempt.steps.get(step.number()).and_then(|s| s.started_at)?;
-        let usual = m.known.deadlines.step(attempt.provider, attempt.cluster, step, &self.spec).map(|usual| usual.p95);
-        let recorded = usual.or_else(|| m.planner.step_p95(attempt.cluster, &self.spec, step));
+        let recorded = m.known.deadlines.step(attempt.provider, attempt.cluster, step, &self.spec).map(|usual| usual.p95);
         // Why not before: after a downtime everything looks slow until it was asked once (H12).
         Some(started.plus(recorded.unwrap_or(attempt.settings.hedge_after)).max(self.progress.not_before))
     }

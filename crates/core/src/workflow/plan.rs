@@ -87,6 +87,11 @@ pub struct Planned {
     pub item: Option<String>,
 }
 
+/// Whether an operation asks the service itself and not its cluster, as the names of probes say (API.md, Operation names).
+pub fn asks_the_service(operation: &str) -> bool {
+    operation.starts_with("probe_")
+}
+
 impl Planned {
     /// An operation with the usual limits: retried by performing it again, 60 s, 30 s for one call.
     pub fn new(name: &str, step: Step) -> Self {
@@ -157,12 +162,6 @@ pub trait Planner: Send + Sync {
         action: &str,
         spec: &crate::spec::Spec,
     ) -> Result<Plan, crate::failure::Failure>;
-    /// How long a step of such a request takes there in 95 of 100 cases, where a planner knows it by itself; what is
-    /// recorded of the step (`Known`) goes before it.
-    fn step_p95(&self, cluster: crate::id::ClusterId, spec: &crate::spec::Spec, step: Step) -> Option<Span> {
-        let _ = (cluster, spec, step);
-        None
-    }
     /// What an operation brings that asks nobody, so that no call is needed to know it. Such an operation is over
     /// in the decision that begins it: there is nothing at a backend that a crash could leave behind.
     fn answer(&self, cluster: crate::id::ClusterId, operation: &str, spec: &crate::spec::Spec) -> Option<Made> {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use provisor_core::chance::{Chance, SplitMix};
 use provisor_core::cluster::{ProviderType, Settings};
+use provisor_core::deadline::{Figures, Key, step_name};
 use provisor_core::event::{Actor, Event, EventKind};
 use provisor_core::known::Known;
-use provisor_core::lifecycle::is_allowed;
+use provisor_core::lifecycle::{Step, is_allowed};
 use provisor_core::run::{Admission, Command, Directive, Launch, Moment, Refusal, Role, Wanted};
 use provisor_core::spec::{Seal, Sealed};
 use provisor_core::workflow::{Answer, Call, CallKey, Planner, Task};
@@ -133,6 +134,23 @@ impl Bench {
         };
         bench.note(events);
         bench
+    }
+
+    /// So long does each step take in 95 of 100 cases, as is recorded of enough of them.
+    pub(crate) fn record_steps(&mut self, p95: Span) {
+        let figures = Figures {
+            samples: 1000,
+            finished: 1000,
+            p50: None,
+            p95: Some(p95),
+            p99: None,
+            high: None,
+            alone: false,
+            off_until: None,
+        };
+        let of = |step| Key { provider: ProviderType::Simulation, cluster: None, operation: step_name(step), size: None };
+        let known = Arc::make_mut(&mut self.known);
+        Arc::make_mut(&mut known.deadlines).update(Step::ALL.map(|step| (of(step), figures)));
     }
 
     fn with<T>(&mut self, actor: Option<Actor>, act: impl FnOnce(&mut Run, &mut Moment<'_>) -> T) -> T {

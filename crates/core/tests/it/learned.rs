@@ -34,7 +34,7 @@ fn bench_of(clusters: &[&str], settings: Settings) -> Bench {
         alone: false,
         off_until: None,
     };
-    bench.known = Arc::new(Known { deadlines: Deadlines::new([(key, figures)]), ..Known::default() });
+    bench.known = Arc::new(Known { deadlines: Arc::new(Deadlines::new([(key, figures)])), ..Known::default() });
     bench
 }
 

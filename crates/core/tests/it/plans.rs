@@ -23,8 +23,6 @@ pub(crate) struct Plans {
     pub(crate) reactivate: String,
     /// Actions cannot be planned.
     pub(crate) refuses_actions: bool,
-    /// What is recorded of every step.
-    pub(crate) step_p95: Option<Span>,
 }
 
 impl Plans {
@@ -34,7 +32,6 @@ impl Plans {
             suspend: "| | stop_server |".to_owned(),
             reactivate: "| | start_server | probe_ssh".to_owned(),
             refuses_actions: false,
-            step_p95: None,
         }
     }
 }
@@ -49,10 +46,6 @@ impl Planner for Plans {
             return Err(Failure::new(Class::Transient, "cluster_unknown", "not known to this process yet"));
         }
         Ok(plan(if action == "suspend" { &self.suspend } else { &self.reactivate }))
-    }
-
-    fn step_p95(&self, _: ClusterId, _: &Spec, _: Step) -> Option<Span> {
-        self.step_p95
     }
 }
 

@@ -200,7 +200,7 @@ impl Case {
             }
             "room" => self.bench().clusters.iter_mut().for_each(|c| c.full &= !rest.split(' ').any(|n| n == c.name)),
             "slots" => self.slots = rest.parse().unwrap(),
-            "p95" => self.bench().plans.step_p95 = Some(span(rest)),
+            "p95" => self.bench().record_steps(span(rest)),
             "full" => self.bench().clusters.iter_mut().for_each(|c| c.full |= rest.split(' ').any(|n| n == c.name)),
             "refuse-actions" => self.bench().plans.refuses_actions = rest == "on",
             "new" => {

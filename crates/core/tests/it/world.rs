@@ -75,7 +75,7 @@ impl World {
         }
         let mut bench = Bench::admit(spec(kind, &extra), Plans::of(plan), &["c1", "c2", "c3"], Settings::default(), seed);
         // Often slow, and often without room for two.
-        bench.plans.step_p95 = Some(Span::seconds(15));
+        bench.record_steps(Span::seconds(15));
         if chance.below(4) == 0 {
             bench.clusters.iter_mut().for_each(|c| c.slots = 1);
             bench.clusters.truncate(1 + usize::try_from(chance.below(3)).unwrap());

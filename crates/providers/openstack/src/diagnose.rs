@@ -5,6 +5,7 @@
 //! users beside its volumes; a console ends with what the guest did last. All of it is for people: nothing is decided
 //! by it, and what cannot be read is left out.
 
+use provisor_core::workflow::asks_the_service;
 use provisor_core::workflow::call::Work;
 use serde_json::{Value, json};
 
@@ -42,7 +43,7 @@ pub(crate) async fn tell(cloud: &Openstack, work: &Work) -> Vec<String> {
             }
             lines
         }
-        operation if operation.starts_with("probe_") => unreachable(cloud, work).await,
+        operation if asks_the_service(operation) => unreachable(cloud, work).await,
         _ => Vec::new(),
     }
 }

@@ -38,7 +38,7 @@ impl Lessons {
             self.told_at = now;
             let changed = std::mem::take(&mut self.changed);
             let figures = changed.into_iter().filter_map(|key| self.classes.get(&key).map(|c| (key.clone(), c.figures())));
-            Arc::make_mut(&mut self.known).deadlines.update(figures);
+            Arc::make_mut(&mut Arc::make_mut(&mut self.known).deadlines).update(figures);
         }
     }
 }

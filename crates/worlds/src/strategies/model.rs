@@ -14,8 +14,6 @@ use super::{Deadlines, Place, START};
 
 /// The file with the distributions.
 const FILE: &str = include_str!("../../data/strategies.json");
-/// Draws from which a step's 95th percentile is taken.
-const DRAWS: u32 = 4000;
 /// As long as nothing may take where there is no deadline.
 const A_DAY: Span = Span::seconds(86_400);
 
@@ -105,7 +103,6 @@ impl Operation {
 /// Plans of the model's operations.
 pub(super) struct Plans {
     plan: Plan,
-    step_p95: BTreeMap<Step, Span>,
 }
 
 impl Plans {
@@ -120,26 +117,8 @@ impl Plans {
             // The baseline waits for an answer as long as it waits for everything.
             if deadlines == Deadlines::OneLimit { Planned { call_limit: A_DAY, ..planned } } else { planned }
         };
-        let plan = Plan { version: PLAN_VERSION, operations: model.operations.iter().map(planned).collect() };
-        Self { plan, step_p95: Step::ALL.into_iter().map(|step| (step, step_p95(model, step))).collect() }
+        Self { plan: Plan { version: PLAN_VERSION, operations: model.operations.iter().map(planned).collect() } }
     }
-}
-
-/// The 95th percentile of a step in which nothing goes wrong.
-fn step_p95(model: &Model, step: Step) -> Span {
-    let mut chance = SplitMix::new(model.seed ^ 0x95);
-    let mut draws: Vec<Span> = Vec::new();
-    for _ in 0..DRAWS {
-        let mut ends: BTreeMap<&str, Span> = BTreeMap::new();
-        for operation in model.operations.iter().filter(|o| o.step == step) {
-            let begins = operation.after.iter().filter_map(|name| ends.get(name.as_str())).max().copied();
-            let end = begins.unwrap_or(Span::ZERO).plus(operation.takes().draw(&mut chance));
-            ends.insert(&operation.name, end);
-        }
-        draws.push(ends.into_values().max().unwrap_or(Span::ZERO));
-    }
-    draws.sort_unstable();
-    draws.get(draws.len() * 95 / 100).copied().unwrap_or(Span::ZERO)
 }
 
 impl Planner for Plans {
@@ -149,10 +128,6 @@ impl Planner for Plans {
 
     fn plan_action(&self, _: ClusterId, _: &str, _: &Spec) -> Result<Plan, Failure> {
         Ok(Plan { version: PLAN_VERSION, operations: Vec::new() })
-    }
-
-    fn step_p95(&self, _: ClusterId, _: &Spec, step: Step) -> Option<Span> {
-        self.step_p95.get(&step).copied()
     }
 }
 
