@@ -397,6 +397,9 @@ pub(crate) struct Sweep {
     /// Only say what is found
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Release one object that is listed as orphaned, by the backend's id, whatever its age
+    #[arg(long, value_name = "ID", conflicts_with = "dry_run")]
+    pub(crate) release: Option<String>,
 }
 
 /// Commands about tenants.

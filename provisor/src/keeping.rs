@@ -143,7 +143,7 @@ async fn take_into_use(settings: &Settings, out: Out) -> Result<(), Fail> {
         if !done.unknown.is_empty() {
             text.push_str(
                 "\nThese bear our tag and are in no ledger, most likely made after the backup. Until they are gone the \
-                           sweeper releases nothing on their clusters. Look at each and delete it there:\n\n",
+                           sweeper releases nothing on their clusters. Look at each, and delete it there or with `provisor sweep CLUSTER --release ID`:\n\n",
             );
             let mut table = Table::new(&["cluster", "kind", "id", "tag"]);
             for u in &done.unknown {

@@ -86,6 +86,9 @@ pub trait Backend: Send + Sync + 'static {
     /// The same, and releases what nobody owns, within the rules of H2.
     async fn sweep(&self, key: &str, dry_run: bool) -> Result<Value, OpError>;
 
+    /// Releases one object of ours that nobody owns, whatever its age, because `by` says so (H2).
+    async fn release_orphan(&self, key: &str, provider_id: &str, by: &str) -> Result<Value, OpError>;
+
     /// What a simulated cluster inside this process really holds.
     async fn sim_inventory(&self, cluster: &str, live: bool) -> Option<Value>;
 

@@ -122,6 +122,10 @@ impl Backend for EngineBackend {
         self.engine.sweep(key, dry_run).await
     }
 
+    async fn release_orphan(&self, key: &str, provider_id: &str, by: &str) -> Result<Value, OpError> {
+        self.engine.release_orphan(key, provider_id, by).await
+    }
+
     async fn sim_inventory(&self, cluster: &str, live: bool) -> Option<Value> {
         (self.sim)(cluster, live)
     }

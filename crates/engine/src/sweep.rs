@@ -3,7 +3,8 @@
 //!
 //! By itself it releases only an object of its own installation whose row is closed, older than the
 //! grace and seen in two sweeps. Unknown rows and foreign tags are reported only; an own tag without a row
-//! stops all releases on that cluster (H41). A sweep that would release too much releases nothing.
+//! stops all releases on that cluster (H41). A sweep that would release too much releases nothing. What it leaves
+//! alone, an administrator may have released by its id.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
@@ -37,6 +38,8 @@ use crate::restored::Unknown;
 const PAGES_AT_MOST: usize = 10_000;
 /// Longest time of one call: a backend that does not answer must not stop the sweeps of the others.
 const CALL_LIMIT: Span = Span::seconds(60);
+/// Why so few looks at what goes: what is not gone by then is seen by the next sweep.
+const LOOKS: u32 = 30;
 /// How often the timer looks whether a cluster is due.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -105,6 +108,20 @@ impl Engine {
         Ok(self.sweep_cluster(&view, dry_run, None, Some(&proof)).await?.to_json())
     }
 
+    /// Releases one object that bears our tag and that no open row of the ledger explains, because an administrator says
+    /// so (H2): whatever its age, whether a row is known, and while the sweeps themselves stand still.
+    pub async fn release_orphan(&self, key: &str, provider_id: &str, by: &str) -> Result<Value, OpError> {
+        let view = self.cluster(key).await?;
+        let mut inventory = self.compare(&view).await?;
+        let orphan = inventory.orphaned.iter().find(|(_, found)| found.provider_id == provider_id).cloned();
+        let (row, found) = orphan.ok_or(OpError::NotFound("orphaned object"))?;
+        warn!(cluster = %view.spec.name, provider_id, kind = found.kind, tag = found.tag, by, "an orphan is released because an administrator said so");
+        self.release(None, &view, row.as_ref(), &found).await?;
+        inventory.released.push(found.provider_id);
+        inventory.balance(&view, &self.store.run(QuotaProof).await?);
+        Ok(inventory.to_json())
+    }
+
     async fn sweep_cluster(
         &self,
         view: &ClusterView,
@@ -148,11 +165,13 @@ impl Engine {
             inventory.alarm = Some(format!("{} objects would be released, more than {limit}; nothing is released", wanted.len()));
         } else if !dry_run && !mutant::on(Mutant::NoSweep) {
             for (row, found) in wanted {
-                if self.release_orphan(role, view, &row, &found).await {
-                    // What comes back once more is seen twice once more.
-                    self.mark(role, Vec::new(), vec![row.id]).await?;
-                    inventory.released.push(found.provider_id);
+                if let Err(error) = self.release(role, view, Some(&row), &found).await {
+                    store_failed!(error, resource = %row.id, "an orphan could not be released; the next sweep tries again");
+                    continue;
                 }
+                // What comes back once more is seen twice once more.
+                self.mark(role, Vec::new(), vec![row.id]).await?;
+                inventory.released.push(found.provider_id);
             }
         }
         if let Some(alarm) = &inventory.alarm {
@@ -211,15 +230,19 @@ impl Engine {
         if unseen.is_empty() { Ok(()) } else { self.mark(role, Vec::new(), unseen).await.map(drop) }
     }
 
-    async fn release_orphan(&self, role: Option<&Role>, view: &ClusterView, row: &RowSummary, found: &Found) -> bool {
-        let Ok(bound) = self.registry.get(view.id) else { return false };
+    /// Releases what no open row explains, and waits until it is gone.
+    async fn release(
+        &self,
+        role: Option<&Role>,
+        view: &ClusterView,
+        row: Option<&RowSummary>,
+        found: &Found,
+    ) -> Result<(), OpError> {
+        let bound = self.registry.get(view.id).map_err(unreachable_backend)?;
         let limit = call_limit(view, &format!("delete_{}", found.kind));
         let held = Held {
-            row: row.id,
-            request: row.request,
             kind: found.kind.clone(),
             tag: Tag(found.tag.clone()),
-            name: row.name.clone(),
             provider_id: found.provider_id.clone(),
             uid: found.uid.clone(),
             identity: None,
@@ -227,28 +250,28 @@ impl Engine {
             facts: BTreeMap::new(),
         };
         crash::at(Point::BeforeSweepRelease, || found.kind.as_str().into()).await;
-        let note = Reappeared { row: row.id, provider_id: found.provider_id.clone(), context: Arc::clone(&self.context) };
-        if let Err(error) = self.store.run(Under { role: role.cloned(), op: note }).await {
-            store_failed!(error, resource = %row.id, "its return could not be noted; it is left alone for now");
-            return false;
+        // The return of what was released is told before it is released again (H6).
+        if let Some(row) = row.filter(|row| row.state == RowState::Released) {
+            let op = Reappeared { row: row.id, provider_id: found.provider_id.clone(), context: Arc::clone(&self.context) };
+            self.store.run(Under { role: role.cloned(), op }).await?;
         }
         crash::at(Point::WithinSweep, || found.kind.as_str().into()).await;
-        // Why so few looks: what is not gone by then is seen by the next sweep.
-        for _ in 0..30 {
-            let Ok(released) = tokio::time::timeout(limit, bound.provider.release(&held)).await else { return false };
-            match released {
-                Ok(Released::Gone) => {
+        for _ in 0..LOOKS {
+            let asked = tokio::time::timeout(limit, bound.provider.release(&held)).await;
+            match asked.map_err(silent).and_then(|answer| answer).map_err(unreachable_backend)? {
+                Released::Gone => {
                     crash::at(Point::AfterSweepRelease, || found.kind.as_str().into()).await;
-                    info!(resource = %row.id, provider_id = %found.provider_id, "an orphan was released");
-                    return true;
+                    info!(cluster = %view.spec.name, provider_id = %found.provider_id, "an orphan was released");
+                    return Ok(());
                 }
-                Ok(Released::Replaced) | Err(_) => return false,
-                Ok(Released::Running { look_again, .. }) => {
+                Released::Replaced => return Err(OpError::NotFound("orphaned object")),
+                Released::Running { look_again, .. } => {
                     tokio::time::sleep(look_again.unwrap_or(Span::seconds(2)).to_std()).await;
                 }
             }
         }
-        false
+        let still = format!("{} is still there after {LOOKS} looks", found.provider_id);
+        Err(unreachable_backend(Failure::new(Class::Transient, "still_there", still)))
     }
 
     async fn compare(&self, view: &ClusterView) -> Result<Inventory, OpError> {
@@ -294,7 +317,6 @@ impl Engine {
     }
 
     async fn list_all(&self, view: &ClusterView, bound: &Bound) -> Result<Vec<Found>, Failure> {
-        let silent = |_| Failure::new(Class::Transient, "backend_silent", "the backend did not answer in time");
         let limit = call_limit(view, "list_owned");
         let identity = tokio::time::timeout(limit, bound.identity()).await.map_err(silent)??;
         // H4: what another backend lacks is not missing, and what it has is not ours.
@@ -328,6 +350,10 @@ impl Engine {
 /// Longest time of one call on a cluster: its settings may make it shorter.
 fn call_limit(view: &ClusterView, operation: &str) -> Duration {
     view.spec.common().deadline(operation, CALL_LIMIT).0.min(CALL_LIMIT).to_std()
+}
+
+fn silent(_: tokio::time::error::Elapsed) -> Failure {
+    Failure::new(Class::Transient, "backend_silent", "the backend did not answer in time")
 }
 
 fn unreachable_backend(failure: Failure) -> OpError {

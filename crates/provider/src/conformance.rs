@@ -61,7 +61,6 @@ type Verdict<T = ()> = Result<T, Broken>;
 /// One resource that an operation made.
 #[derive(Debug, Clone)]
 struct Row {
-    id: ResourceId,
     kind: String,
     tag: Tag,
     name: String,
@@ -239,7 +238,7 @@ impl<'a> Bench<'a> {
             let id = ResourceId::new(self.subject.now, &mut self.chance);
             let tag = Tag::new(&self.subject.installation, id);
             let letters: String = id.letters().chars().skip(16).collect();
-            Row { id, kind: kind.clone(), tag, name: format!("{}-{letters}", self.subject.spec.name), made: Made::default() }
+            Row { kind: kind.clone(), tag, name: format!("{}-{letters}", self.subject.spec.name), made: Made::default() }
         });
         if let Some(row) = row {
             work.tag = Some(row.tag.clone());
@@ -362,11 +361,8 @@ impl<'a> Bench<'a> {
 
     fn held(&self, row: &Row) -> Held {
         Held {
-            row: row.id,
-            request: self.request,
             kind: row.kind.clone(),
             tag: row.tag.clone(),
-            name: row.name.clone(),
             provider_id: row.made.provider_id.clone().unwrap_or_default(),
             uid: row.made.uid.clone(),
             identity: Some(self.identity.clone()),

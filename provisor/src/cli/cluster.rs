@@ -64,6 +64,9 @@ async fn switch(session: &Session, id: &str, enabled: bool) -> Result<(), Fail> 
 
 /// `sweep`.
 pub(crate) async fn sweep(session: &Session, asked: &Sweep) -> Result<(), Fail> {
-    let inventory = session.client.sweep(&asked.id, asked.dry_run).await?;
+    let inventory = match &asked.release {
+        Some(provider_id) => session.client.release_orphan(&asked.id, provider_id).await?,
+        None => session.client.sweep(&asked.id, asked.dry_run).await?,
+    };
     session.out.value(&inventory, || view::inventory(session.out, &inventory))
 }

@@ -127,18 +127,27 @@ pub(crate) async fn inventory(_: Admin, AppState(app): AppState<App>, Path(id): 
     Ok(Json(app.backend.inventory(&id).await?).into_response())
 }
 
-/// Releases what nobody owns, within the rules, and answers the inventory.
+/// Releases what nobody owns, within the rules, and answers the inventory. With `release` one object that is listed as
+/// orphaned goes, whatever its age and although no row is known, and nothing else does.
 #[utoipa::path(post, path = "/api/clusters/{id}/sweep", tag = "clusters",
-    params(("id" = String, Path, description = "Id or name."), ("dry_run" = Option<bool>, Query, description = "Only say what is there.")),
+    params(("id" = String, Path, description = "Id or name."), ("dry_run" = Option<bool>, Query, description = "Only say what is there."),
+        ("release" = Option<String>, Query, description = "The backend's id of an orphaned object.")),
     responses((status = 200, body = Inventory)))]
 pub(crate) async fn sweep(
-    _: Admin,
+    Admin { actor }: Admin,
     AppState(app): AppState<App>,
     Path(id): Path<String>,
     mut params: Params,
     OptionalBody(_body): OptionalBody,
 ) -> Answer {
-    let dry_run = params.flag("dry_run");
+    let (dry_run, release) = (params.flag("dry_run"), params.text("release"));
+    if let Some(release) = release.as_ref().filter(|_| dry_run) {
+        params.flaw("release", "exclusive", release, "release does something, and dry_run asks that nothing is done");
+    }
     params.finish()?;
-    Ok(Json(app.backend.sweep(&id, dry_run).await?).into_response())
+    let swept = match release {
+        Some(provider_id) => app.backend.release_orphan(&id, &provider_id, &actor.id).await?,
+        None => app.backend.sweep(&id, dry_run).await?,
+    };
+    Ok(Json(swept).into_response())
 }

@@ -68,7 +68,10 @@ async fn tests_and_inventories_answer() {
     let away = world.get("/api/clusters/one/inventory").await.problem("unavailable");
     assert_eq!(away["error"]["code"], "unreachable");
     world.post("/api/clusters/one/sweep?dry_run=true", &json!({})).await.problem("unavailable");
-    for (method, path) in [("POST", "test"), ("GET", "inventory"), ("POST", "sweep")] {
+    world.post("/api/clusters/one/sweep?release=srv-1", &json!({})).await.problem("unavailable");
+    let both = world.post("/api/clusters/one/sweep?release=srv-1&dry_run=true", &json!({})).await;
+    assert_eq!(both.faults(), [("?release".into(), "exclusive".into())]);
+    for (method, path) in [("POST", "test"), ("GET", "inventory"), ("POST", "sweep"), ("POST", "sweep?release=x")] {
         world.call(method, &format!("/api/clusters/none/{path}"), None, &[]).await.problem("not_found");
     }
 }

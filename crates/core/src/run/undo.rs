@@ -156,11 +156,8 @@ impl Run {
         row.releases.push(Try::begin(m.now));
         let row = row.clone();
         let held = Held {
-            row: row.id,
-            request: self.id,
             kind: row.kind,
             tag: row.tag,
-            name: row.name,
             provider_id: row.provider_id.unwrap_or_default(),
             uid: row.uid,
             identity: identity.clone(),

@@ -179,16 +179,10 @@ pub struct Work {
 /// A resource to be released.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Held {
-    /// The ledger row.
-    pub row: ResourceId,
-    /// The request.
-    pub request: RequestId,
     /// Its kind.
     pub kind: String,
     /// Its tag.
     pub tag: Tag,
-    /// Its name.
-    pub name: String,
     /// The backend's id.
     pub provider_id: String,
     /// Immutable uid.

@@ -175,7 +175,8 @@ impl Provider for Way {
             async move { inner.release(&held).await }
         };
         let operation = format!("delete_{}", held.kind);
-        let answer = self.send(&operation, Some(held.request), ask).await;
+        let request = self.stage.lock().watch.request_of(held.tag.as_str());
+        let answer = self.send(&operation, request, ask).await;
         self.told(&operation, &held.provider_id, &answer, |r| format!("{r:?}"));
         answer
     }

@@ -201,6 +201,12 @@ impl Client {
         let call = Call::post(format!("/api/clusters/{}/sweep", segment(id)));
         self.json(call.query("dry_run", Some(dry_run.to_string()))).await
     }
+
+    /// Releases one object that is listed as orphaned, by the backend's id.
+    pub async fn release_orphan(&self, id: &str, provider_id: &str) -> Result<Inventory, ClientError> {
+        let call = Call::post(format!("/api/clusters/{}/sweep", segment(id)));
+        self.json(call.query("release", Some(provider_id.to_owned()))).await
+    }
 }
 
 /// Events, documents and the simulated cloud.

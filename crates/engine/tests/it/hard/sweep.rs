@@ -2,6 +2,7 @@
 
 use provisor_core::State;
 use provisor_core::event::EventKind;
+use provisor_store::OpError;
 use provisor_store::ops::log::EntriesOf;
 use serde_json::json;
 
@@ -88,6 +89,13 @@ pub(crate) async fn h02_strangers_and_too_much_at_once_are_left_alone(ground: Gr
     let orphans: Vec<&str> = last["orphaned"].as_array().unwrap().iter().map(|o| o["provider_id"].as_str().unwrap()).collect();
     assert!(orphans.contains(&"a-clone") && !orphans.contains(&"of-others") && !orphans.contains(&"of-nobody"), "{last:#}");
 
+    // What an open row holds is not orphaned; its clone is, and a person may say so.
+    let owned = t.engine.release_orphan("one", row.provider_id.as_deref().unwrap(), "test").await;
+    assert!(matches!(owned, Err(OpError::NotFound(_))), "{owned:?}");
+    t.engine.release_orphan("one", "a-clone", "test").await.unwrap();
+    assert_eq!(t.world.live().len(), 6 + 2 + 2);
+    put_back(&t, "a-clone", row.tag.as_str());
+
     // One less, and they go; what is not ours, or not explained, stays for a person to decide.
     t.world.objects.lock().unwrap().remove(&("one".to_owned(), gone[0].1.clone()));
     for _ in 0..2 {
@@ -111,8 +119,14 @@ pub(crate) async fn h41_an_own_tag_without_a_row_stops_all_releases(ground: Grou
         assert!(swept["alarm"].as_str().is_none_or(|a| a.contains("after-restore")), "{swept:#}");
     }
     assert_eq!(t.world.live().len(), 2, "nothing is released while something unexplained is there");
-    // Once it is explained, here by its removal, the sweeper goes on.
-    t.world.objects.lock().unwrap().remove(&("one".to_owned(), "stranger".to_owned()));
+    // Only what is listed as orphaned can be released by its id.
+    let wrong = t.engine.release_orphan("one", "nothing-of-that-name", "test").await;
+    assert!(matches!(wrong, Err(OpError::NotFound(_))), "{wrong:?}");
+    assert_eq!(t.world.live().len(), 2);
+    // Once it is explained, here by an administrator's word, the sweeper goes on.
+    let released = t.engine.release_orphan("one", "stranger", "test").await.unwrap();
+    assert_eq!((&released["released"], &released["balance"]["unexplained"]), (&json!(["stranger"]), &json!(1)), "{released:#}");
+    assert_eq!(t.world.live().len(), 1, "and nothing else");
     t.engine.sweep("one", false).await.unwrap();
     assert!(t.world.live().is_empty());
 }

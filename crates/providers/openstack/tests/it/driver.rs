@@ -175,11 +175,8 @@ impl Attempt {
 
     pub(crate) fn held(&self, row: &Row) -> Held {
         Held {
-            row: row.tag.row(&self.installation).expect("our tag"),
-            request: self.request,
             kind: row.kind.clone(),
             tag: row.tag.clone(),
-            name: row.name.clone(),
             provider_id: row.id.clone(),
             uid: None,
             identity: None,

@@ -16,4 +16,5 @@ mod fake;
 mod faults;
 mod record;
 mod recorded;
+mod settings;
 mod tls;

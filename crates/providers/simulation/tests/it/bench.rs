@@ -101,7 +101,6 @@ pub struct Row {
     pub kind: String,
     pub tag: Tag,
     pub made: Made,
-    pub name: String,
 }
 
 /// One service, driven as far as a test wants.
@@ -165,7 +164,7 @@ impl Service {
         }
         if let (Some(kind), Some(id)) = (&planned.makes, &made.provider_id) {
             self.resources.insert(kind.clone(), id.clone());
-            let row = Row { kind: kind.clone(), tag: work.tag.clone().unwrap(), name: work.name.clone(), made };
+            let row = Row { kind: kind.clone(), tag: work.tag.clone().unwrap(), made };
             self.rows.push(row);
         }
     }
@@ -202,11 +201,8 @@ impl Service {
 
     pub fn held(&self, row: &Row) -> Held {
         Held {
-            row: row.tag.row(INSTALLATION).unwrap(),
-            request: self.request,
             kind: row.kind.clone(),
             tag: row.tag.clone(),
-            name: row.name.clone(),
             provider_id: row.made.provider_id.clone().unwrap(),
             uid: row.made.uid.clone(),
             identity: None,
