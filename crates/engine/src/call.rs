@@ -243,7 +243,7 @@ async fn perform(line: &Line, bound: &Bound, call: &Call, work: &mut Work) -> Re
         // H5: too late to send; it was not sent, so this is no doubt.
         return Reply::Failed(Failure::new(Class::Transient, "not_sent_in_time", "the call could not be sent within its lease"));
     }
-    let mut looks = 0_u32;
+    let (mut looks, mut before) = (0_u32, None);
     loop {
         let creating = work.tag.is_some() && work.provider_id.is_none();
         if creating && looks > 0 && call.send_by.is_some_and(|by| line.store.now() > by) {
@@ -256,7 +256,11 @@ async fn perform(line: &Line, bound: &Bound, call: &Call, work: &mut Work) -> Re
             Passed::Held(until) if looks == 0 => return Reply::Held { until },
             Passed::Held(until) => (HELD.to_owned(), Some(until.since(line.store.now()))),
             Passed::Silent(limit) if creating => return timed_out(Some(silence(limit))),
-            Passed::Silent(limit) => (silence(limit), call.look_every),
+            // A look that the deadline cut off says less than the one before it.
+            Passed::Silent(limit) => {
+                let cut_off = line.is_over(call.deadline.at());
+                (before.take().filter(|_| cut_off).unwrap_or_else(|| silence(limit)), call.look_every)
+            }
             Passed::Answered(Ok(Progress::Done(made))) => return Reply::Done(made),
             Passed::Answered(Ok(Progress::Running { made, seen, look_again })) => {
                 if made.provider_id.is_some() && work.provider_id.is_none() {
@@ -273,6 +277,7 @@ async fn perform(line: &Line, bound: &Bound, call: &Call, work: &mut Work) -> Re
             Passed::Answered(Err(failure)) => return Reply::Failed(failure),
         };
         looks = looks.saturating_add(1);
+        before = Some(seen.clone());
         crash::at(Point::WithinWait, || name(call)).await;
         if let Some(end) = line.between_looks(pause, call.deadline.at(), seen).await {
             return end;

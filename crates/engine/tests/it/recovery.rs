@@ -61,3 +61,19 @@ async fn a_call_that_never_answers_ends_at_its_deadline() {
     let run = t.until(id, &[State::Completed, State::RolledBack]).await;
     assert_eq!(run.attempts[0].error.as_ref().unwrap().code, "operation_timed_out");
 }
+
+/// The last look of a wait is often cut off by its deadline; what the one before it saw is what helps.
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_ends_tells_what_was_seen_before_its_last_look_was_cut_off() {
+    let t = Test::start(&[], json!({})).await;
+    let settings = json!({"deadlines": {"wait_server": 20}, "retry": {"max_retries": 2}});
+    t.register("one", json!({"simulates": "openstack", "settings": settings})).await;
+    t.world.silent.lock().unwrap().push("wait_server".to_owned());
+    t.world.script("one", "wait_server", &[Next::Slow(1), Next::Hang].repeat(3));
+    let strategy = json!({"type": "single"});
+    let id = t.admit(vec![Test::spec("db", json!({"strategy": strategy}))]).await[0];
+    let run = t.until(id, &[State::Completed, State::RolledBack]).await;
+    let error = run.attempts[0].error.clone().unwrap();
+    assert_eq!(error.code, "operation_timed_out", "{error:?}");
+    assert!(error.message.ends_with("; last seen: accepted"), "{error:?}");
+}
