@@ -39,20 +39,20 @@ impl Inline {
         let now = self.clock.now();
         match job.mode() {
             Mode::Write => transact(&mut connection, "begin immediate", job, now),
-            Mode::Read | Mode::Follow => {
-                // As on the readers of the other driver: an operation that says it reads cannot write.
-                connection.execute_batch("pragma query_only = on").map_err(|e| lite::database(&e))?;
-                let result = transact(&mut connection, "begin", job, now);
-                connection.execute_batch("pragma query_only = off").map_err(|e| lite::database(&e))?;
-                result
-            }
+            Mode::Read | Mode::Follow => transact(&mut connection, "begin", job, now),
         }
     }
 }
 
 fn transact(connection: &mut Connection, begin: &str, job: &dyn Job, now: Timestamp) -> Result<(), OpError> {
+    let changes = connection.total_changes();
     lite::control(connection, begin).map_err(|e| lite::database(&e))?;
     lite::perform_one(connection, job, now).map_err(|e| lite::abandon(connection, e))?;
+    // As on the readers of the other driver, an operation that says it reads cannot write. They have `query_only`; to
+    // switch that on and off here would make every statement be parsed anew.
+    if job.mode() != Mode::Write && connection.total_changes() != changes {
+        return Err(lite::abandon(connection, OpError::Database("an operation that reads has written".to_owned())));
+    }
     lite::control(connection, "commit").map_err(|e| lite::abandon(connection, lite::commit_error(&e)))
 }
 

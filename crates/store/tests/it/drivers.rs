@@ -102,6 +102,29 @@ async fn a_failed_commit_inline_stores_nothing() {
     assert_eq!(world.store.run(put("a", Then::Succeed)).await, Ok("a".to_owned()));
 }
 
+/// Says that it reads, and writes.
+struct Pretender;
+
+impl Op for Pretender {
+    type Out = ();
+    const NAME: &'static str = "pretender";
+    const MODE: Mode = Mode::Read;
+    async fn run(&self, tx: &mut Tx<'_>) -> Result<(), OpError> {
+        const PUT: Stmt = both("insert into meta (name, value) values ('pretender', '1')");
+        tx.exec(&PUT, &[]).await.map(drop)
+    }
+}
+
+#[tokio::test]
+async fn what_says_that_it_reads_cannot_write() {
+    for world in [World::sqlite(), World::inline()] {
+        let answer = world.store.run(Pretender).await;
+        assert!(matches!(&answer, Err(OpError::Database(_))), "{answer:?}");
+        assert!(!is_there(&world.store, "pretender").await);
+        assert_eq!(world.store.run(put("a", Then::Succeed)).await, Ok("a".to_owned()), "and all goes on");
+    }
+}
+
 #[tokio::test]
 async fn h42_an_answer_comes_after_the_commit() {
     let folder = Folder::new();
