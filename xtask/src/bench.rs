@@ -19,9 +19,9 @@ pub(crate) fn run(options: &[&str]) -> Done {
         return stored(count, options.contains(&"--keep"));
     }
     let mut build = Command::new(cargo());
-    build.current_dir(root()).args(["build", "--release", "-p", "provisor", "-p", "provisor-bench"]);
+    build.current_dir(root()).args(["build", "--profile", "dist", "-p", "provisor", "-p", "provisor-bench"]);
     must(build)?;
-    let built = target()?.join("release");
+    let built = target()?.join("dist");
     let mut bench = Command::new(built.join("provisor-bench"));
     bench.current_dir(root()).arg("run").arg("--provisor").arg(built.join("provisor"));
     if options.contains(&"--keep") {

@@ -241,10 +241,12 @@ impl Address {
         client.batch_execute(&format!("select pg_advisory_lock({MIGRATION_LOCK})")).await.map_err(|e| self.error(&e))?;
         // The lock goes with the session, which ends here in any case.
         let failed = |e: refinery::Error| {
-            let cause: Option<&tokio_postgres::Error> = match e.kind() {
-                refinery::error::Kind::Connection(_, cause) => cause.downcast_ref(),
-                _ => None,
-            };
+            // The tool wraps it once more where it was asking for what is applied.
+            let mut inner: Option<&(dyn Error + 'static)> = Some(&e);
+            while let Some(error) = inner.filter(|error| !error.is::<tokio_postgres::Error>()) {
+                inner = error.source();
+            }
+            let cause: Option<&tokio_postgres::Error> = inner.and_then(<dyn Error>::downcast_ref);
             // The server's words; the tool's own are "db error".
             let reason = cause.map_or_else(|| one_line(&e), faults::text);
             let passing = |e: &PostgresError| matches!(e, PostgresError::Unreachable { .. } | PostgresError::Full { .. });

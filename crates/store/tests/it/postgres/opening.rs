@@ -75,6 +75,20 @@ fn gone_at_the_first_question() -> String {
     format!("postgres://provisor@{address}/database?sslmode=disable")
 }
 
+/// The migrations' own questions are wrapped twice by their library.
+#[test]
+fn a_server_that_goes_away_while_it_is_migrated_cannot_be_reached() {
+    let Some(url) = database() else { return };
+    // The session ends when the names of what is applied are read, which only the migrations do.
+    sql(
+        &url,
+        "create view refinery_schema_history as select 7 as version, pg_terminate_backend(pg_backend_pid())::text as name, \
+         '' as applied_on, '0' as checksum",
+    );
+    let error = refusal(&url);
+    assert!(matches!(&error, PostgresError::Unreachable { .. }), "{error:?}");
+}
+
 #[test]
 fn a_server_that_goes_away_meanwhile_cannot_be_reached() {
     let error = refusal(&gone_at_the_first_question());
