@@ -184,7 +184,7 @@ fn servers_that_fail_to_build_are_told_by_their_cause() {
         stage.fails("reschedule", &id, "build_failed", "capacity", "Exceeded maximum number of retries");
         let id = stage.ask("slow", &label("hang:8"));
         stage.completes("slow", &id, 0);
-        Testbed::fault(&["cinder.clone_image", "error=x", "count=1"]);
+        Testbed::fault_once("cinder.clone_image");
         let id = stage.ask("volume-once", ", ports: [22]");
         stage.completes("volume-once", &id, 1);
         Testbed::fault(&["cinder.clone_image", "error=x"]);
@@ -261,7 +261,7 @@ fn a_start_that_fails_without_a_word_is_asked_for_again() {
         assert_eq!(stage.ends(&id)["state"], "completed");
         stage.http.act(&id, "suspend");
         stage.http.reaches(&id, "suspended");
-        Testbed::fault(&["nova.power_on", "error=x", "count=1"]);
+        Testbed::fault_once("nova.power_on");
         stage.http.act(&id, "reactivate");
         let done = stage.http.reaches(&id, "completed");
         assert_eq!(done["action"]["status"], "succeeded", "{done:#}");

@@ -116,6 +116,11 @@ impl Testbed {
         Self::script("fault.sh", arguments);
     }
 
+    /// A fault that strikes once. A daemon counts by the whole entry for as long as it lives, so each run has its own word.
+    pub(super) fn fault_once(operation: &str) {
+        Self::script("fault.sh", &[operation, &format!("error=once-{}", std::process::id()), "count=1"]);
+    }
+
     /// Freezes a daemon.
     pub(super) fn freeze(daemon: &str) {
         Self::script("fault.sh", &["freeze", daemon]);
