@@ -107,9 +107,26 @@ impl Desk<'_> {
         true
     }
 
+    /// Lets core decide, and gives back the room of attempts that are released by it, as the real store does with every
+    /// change of a request.
+    pub fn keep<T>(&mut self, run: &mut Run, act: impl FnOnce(&mut Self, &mut Run) -> T) -> T {
+        let held = unreleased(run);
+        let done = act(self, run);
+        let kept = unreleased(run);
+        for (_, cluster) in held.into_iter().filter(|h| !kept.contains(h)) {
+            if let Some(place) = self.places.iter_mut().find(|p| p.id == cluster) {
+                place.room += 1;
+            }
+        }
+        done
+    }
+
     /// Decides what is next, with a further attempt where one is wanted.
     pub fn advance(&mut self, run: &mut Run) -> Directive {
-        let held = unreleased(run);
+        self.keep(run, Self::decide)
+    }
+
+    fn decide(&mut self, run: &mut Run) -> Directive {
         let mut directive = self.with(|m| run.advance(m));
         while let Some(role) = directive.launch {
             if role != Role::Failover {
@@ -122,12 +139,6 @@ impl Desk<'_> {
             next.calls.splice(0..0, directive.calls);
             next.wake_at = next.wake_at.min(directive.wake_at);
             directive = next;
-        }
-        let kept = unreleased(run);
-        for (_, cluster) in held.into_iter().filter(|h| !kept.contains(h)) {
-            if let Some(place) = self.places.iter_mut().find(|p| p.id == cluster) {
-                place.room += 1;
-            }
         }
         directive
     }

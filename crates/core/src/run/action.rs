@@ -43,7 +43,9 @@ impl ActionRun {
     /// The error of the operation that failed, if one did.
     fn failure(&self) -> Option<Failure> {
         let failed = self.operations.iter().find(|o| o.status == OperationStatus::Failed)?;
-        let told = failed.tries.last().and_then(|t| t.error.clone());
+        // What a reactivate failed for stays told while it is stopped again (H14).
+        let told = self.error.clone().filter(|_| self.stop == Stop::None);
+        let told = told.or_else(|| failed.tries.last().and_then(|t| t.error.clone()));
         Some(told.unwrap_or_else(|| Failure::new(Class::Transient, "action_failed", "it failed")))
     }
 }
@@ -168,12 +170,23 @@ impl Run {
         if let Err(failure) = self.plan_action(&name, m) {
             return Some(Err(failure));
         }
-        if let Some(failure) = self.action.as_ref().and_then(ActionRun::failure) {
-            // No other action may begin before what is still under way for this one has ended (H13).
-            return (!self.action_in_flight(m)).then_some(Err(failure));
+        if self.action.as_ref()?.failure().is_none() {
+            self.advance_action(m, d);
         }
-        self.advance_action(m, d);
-        self.action.as_ref()?.all(OperationStatus::Succeeded).then_some(Ok(()))
+        let action = self.action.as_ref()?;
+        // It may have failed in this very decision: what is held back for too long fails without a call.
+        match action.failure() {
+            // No other action may begin before what is still under way for this one has ended (H13).
+            Some(failure) => (!self.action_in_flight(m)).then_some(Err(failure)),
+            None => action.all(OperationStatus::Succeeded).then_some(Ok(())),
+        }
+    }
+
+    /// An operation of it failed for this without a try that could say so.
+    pub(super) fn note_action_failure(&mut self, failure: Failure) {
+        if let Some(action) = self.action.as_mut().filter(|action| action.stop == Stop::None) {
+            action.error = Some(failure);
+        }
     }
 
     fn is_to_be_stopped(&self) -> bool {

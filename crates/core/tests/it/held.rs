@@ -76,6 +76,33 @@ fn h27_it_waits_no_longer_than_its_own_deadline() {
     assert_eq!(calls[0].cluster, bench.clusters[1].id);
 }
 
+/// It fails without a call, in a decision that nothing else would follow: the action must end in that same one.
+#[test]
+fn h14_h27_a_suspend_that_is_held_back_for_too_long_fails_and_is_tried_again() {
+    let mut bench = bench("a | b | c | d", &["c1"]);
+    bench.plans.suspend = "| | stop_server/20s |".to_owned();
+    let mut calls = bench.launch();
+    while !calls.is_empty() {
+        calls = bench.answer(calls.iter().map(good).collect());
+    }
+    assert_eq!(bench.run.state, State::Completed);
+    open(&mut bench);
+    bench.command(Command::Suspend { reason: None }).unwrap();
+    assert!(bench.advance().is_empty());
+    assert_eq!(waits_for(&bench), Some("cluster_health"));
+    bench.now = bench.wake_at;
+    assert!(bench.advance().is_empty());
+    let action = bench.run.action.clone().unwrap();
+    assert_eq!((action.status.as_str(), action.error.unwrap().code.as_str()), ("failed", "cluster_unavailable"));
+    assert_eq!(bench.wake_at, bench.now.plus(Span::seconds(900)));
+    // By then the breaker lets it through.
+    bench.now = bench.wake_at;
+    know(&mut bench, Gate::default());
+    let calls = bench.advance();
+    bench.answer(calls.iter().map(good).collect());
+    assert_eq!(bench.run.state, State::Suspended);
+}
+
 #[test]
 fn h27_a_call_that_was_not_sent_was_no_try() {
     let mut bench = bench("create_volume=volume | b | c | d", &["c1"]);

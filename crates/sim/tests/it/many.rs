@@ -1,4 +1,4 @@
-//! A fixed budget of seeds: 40, on as many threads as there are processors.
+//! A fixed budget of seeds: 120, on as many threads as there are processors.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use provisor_sim::world::run;
 use provisor_sim::{Trace, draw};
 
-const SEEDS: std::ops::RangeInclusive<u64> = 1..=40;
+const SEEDS: std::ops::RangeInclusive<u64> = 1..=120;
 
 #[test]
-fn forty_seeds_hold() {
+fn a_budget_of_seeds_holds() {
     let next = AtomicU64::new(*SEEDS.start());
     let wrong = Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

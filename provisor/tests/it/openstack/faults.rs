@@ -84,7 +84,7 @@ impl<'a> Stage<'a> {
         self.gone(name);
     }
 
-    /// It is rolled back, and its error has this code and class and names this cause.
+    /// It is rolled back, and its error has this code (or one of several, with `|` between) and class and names this cause.
     fn fails(&self, name: &str, id: &str, code: &str, class: &str, cause: &str) -> Value {
         let begin = Instant::now();
         let done = self.ends(id);
@@ -99,7 +99,7 @@ impl<'a> Stage<'a> {
             ),
         );
         assert_eq!(done["state"], "rolled_back", "{name}: {done:#}");
-        assert_eq!((&done["error"]["code"], &done["error"]["class"]), (&json!(code), &json!(class)), "{name}: {done:#}");
+        assert!(code.split('|').any(|code| done["error"]["code"] == code) && done["error"]["class"] == class, "{name}: {done:#}");
         let told = done["error"].to_string();
         assert!(told.contains(cause), "{name}: {cause:?} is not in {told}");
         self.clean(name);
@@ -184,12 +184,14 @@ fn servers_that_fail_to_build_are_told_by_their_cause() {
         stage.fails("reschedule", &id, "build_failed", "capacity", "Exceeded maximum number of retries");
         let id = stage.ask("slow", &label("hang:8"));
         stage.completes("slow", &id, 0);
-        Testbed::fault_once("cinder.clone_image");
+        // Cinder tries three times by itself before it says that it failed; the next is ours.
+        Testbed::fault_times("cinder.clone_image", 3);
         let id = stage.ask("volume-once", ", ports: [22]");
         stage.completes("volume-once", &id, 1);
         Testbed::fault(&["cinder.clone_image", "error=x"]);
         let id = stage.ask("volume", ", ports: [22]");
-        stage.fails("volume", &id, "volume_failed", "capacity", "volume");
+        // Cinder's own tries end in either: the backend failed, or none is left that has not.
+        stage.fails("volume", &id, "volume_failed|no_storage_backend", "capacity", "volume");
         Testbed::fault(&["clear"]);
         stage.testbed.limit(Quota::Compute, &json!({"cores": -1, "ram": -1}));
         let huge = format!("requests:\n{}", vps("huge", ", ports: [22]").replace("cpu: 1", "cpu: 5000"));
@@ -261,7 +263,7 @@ fn a_start_that_fails_without_a_word_is_asked_for_again() {
         assert_eq!(stage.ends(&id)["state"], "completed");
         stage.http.act(&id, "suspend");
         stage.http.reaches(&id, "suspended");
-        Testbed::fault_once("nova.power_on");
+        Testbed::fault_times("nova.power_on", 1);
         stage.http.act(&id, "reactivate");
         let done = stage.http.reaches(&id, "completed");
         assert_eq!(done["action"]["status"], "succeeded", "{done:#}");

@@ -116,9 +116,10 @@ impl Testbed {
         Self::script("fault.sh", arguments);
     }
 
-    /// A fault that strikes once. A daemon counts by the whole entry for as long as it lives, so each run has its own word.
-    pub(super) fn fault_once(operation: &str) {
-        Self::script("fault.sh", &[operation, &format!("error=once-{}", std::process::id()), "count=1"]);
+    /// A fault that strikes so many times. A daemon counts by the whole entry for as long as it lives, so each run has a
+    /// word of its own.
+    pub(super) fn fault_times(operation: &str, count: u32) {
+        Self::script("fault.sh", &[operation, &format!("error=of-{}", std::process::id()), &format!("count={count}")]);
     }
 
     /// Freezes a daemon.

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use crate::driver::{Attempt, connect, fresh, spec};
 use crate::fake::{Fake, Reply};
 
+mod set_up;
+
 /// The credentials of the environment; without them the test is skipped, or fails where services are required.
 pub(crate) fn environment() -> Option<(Value, Value)> {
     let get = |key: &str| std::env::var(key).ok();

@@ -16,5 +16,4 @@ mod fake;
 mod faults;
 mod record;
 mod recorded;
-mod settings;
 mod tls;
