@@ -1,4 +1,4 @@
-//! A fixed budget of seeds: 120, on as many threads as there are processors.
+//! A fixed budget of seeds: 60, on as many threads as there are processors.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use provisor_sim::world::run;
 use provisor_sim::{Trace, draw};
 
-const SEEDS: std::ops::RangeInclusive<u64> = 1..=120;
+const SEEDS: std::ops::RangeInclusive<u64> = 1..=60;
 
 #[test]
 fn a_budget_of_seeds_holds() {
