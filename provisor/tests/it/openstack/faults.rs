@@ -194,7 +194,7 @@ fn servers_that_fail_to_build_are_told_by_their_cause() {
         stage.fails("volume", &id, "volume_failed|no_storage_backend", "capacity", "volume");
         Testbed::fault(&["clear"]);
         stage.testbed.limit(Quota::Compute, &json!({"cores": -1, "ram": -1}));
-        let huge = format!("requests:\n{}", vps("huge", ", ports: [22]").replace("cpu: 1", "cpu: 5000"));
+        let huge = format!("requests:\n{}", vps("huge", ", ports: [22]").replace("cpu: 1", "cpu: 4000"));
         apply(&stage.server, &huge, &[]).exits(0);
         stage.fails("huge", &stage.id("huge"), "no_valid_host", "capacity", "No valid host was found");
         stage.testbed.restore(Quota::Compute, &["cores", "ram"]);
