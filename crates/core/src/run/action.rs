@@ -43,9 +43,7 @@ impl ActionRun {
     /// The error of the operation that failed, if one did.
     fn failure(&self) -> Option<Failure> {
         let failed = self.operations.iter().find(|o| o.status == OperationStatus::Failed)?;
-        // What a reactivate failed for stays told while it is stopped again (H14).
-        let told = self.error.clone().filter(|_| self.stop == Stop::None);
-        let told = told.or_else(|| failed.tries.last().and_then(|t| t.error.clone()));
+        let told = failed.refused.as_deref().or_else(|| failed.tries.last().and_then(|t| t.error.as_ref())).cloned();
         Some(told.unwrap_or_else(|| Failure::new(Class::Transient, "action_failed", "it failed")))
     }
 }
@@ -179,13 +177,6 @@ impl Run {
             // No other action may begin before what is still under way for this one has ended (H13).
             Some(failure) => (!self.action_in_flight(m)).then_some(Err(failure)),
             None => action.all(OperationStatus::Succeeded).then_some(Ok(())),
-        }
-    }
-
-    /// An operation of it failed for this without a try that could say so.
-    pub(super) fn note_action_failure(&mut self, failure: Failure) {
-        if let Some(action) = self.action.as_mut().filter(|action| action.stop == Stop::None) {
-            action.error = Some(failure);
         }
     }
 

@@ -52,6 +52,7 @@ pub(super) fn operation(planned: Planned, settings: &Settings) -> Operation {
         learned: None,
         generation: 0,
         held_since: None,
+        refused: None,
         throttled_until: None,
     }
 }

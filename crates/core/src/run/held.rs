@@ -42,8 +42,8 @@ impl Run {
             failure.step = Some(operation.planned.step.name().to_owned());
             failure.at = Some(m.now);
             failure.attempt = self.base(place).and_then(|i| self.attempts.get(i)).map(|a| a.id);
-            if place == Place::Action {
-                self.note_action_failure(failure.clone());
+            if let Some(operation) = self.operation_mut(place, index) {
+                operation.refused = Some(Box::new(failure.clone()));
             }
             self.fail_operation(place, index, failure, m);
         }

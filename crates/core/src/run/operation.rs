@@ -71,6 +71,9 @@ pub struct Operation {
     /// When the operation gives up waiting for throttling, whatever its retries (H10).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub throttled_until: Option<Timestamp>,
+    /// Why it failed, where it was held back for too long: no try of it can say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Box<Failure>>,
 }
 
 /// One try of an operation.

@@ -260,6 +260,7 @@ impl Run {
                 calls: 0,
                 row: None,
                 held_since: None,
+                refused: None,
                 learned: None,
                 clears: made.row,
                 ..made

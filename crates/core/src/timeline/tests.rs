@@ -62,6 +62,7 @@ fn operation(name: &str, step: Step, from: i64, to: Option<i64>) -> Operation {
         learned: None,
         generation: 0,
         held_since: None,
+        refused: None,
         throttled_until: None,
     }
 }

@@ -87,11 +87,6 @@ pub struct Planned {
     pub item: Option<String>,
 }
 
-/// Whether an operation asks the service itself and not its cluster, as the names of probes say (API.md, Operation names).
-pub fn asks_the_service(operation: &str) -> bool {
-    operation.starts_with("probe_")
-}
-
 impl Planned {
     /// An operation with the usual limits: retried by performing it again, 60 s, 30 s for one call.
     pub fn new(name: &str, step: Step) -> Self {
@@ -149,6 +144,11 @@ impl Planned {
         self.on_retry = OnRetry::Recreate(operation.to_owned());
         self
     }
+}
+
+/// Whether an operation asks the service itself and not its cluster, as the names of probes say (API.md, Operation names).
+pub fn asks_the_service(operation: &str) -> bool {
+    operation.starts_with("probe_")
 }
 
 /// Gives plans for clusters, so that a transaction can start an attempt without leaving itself. Pure.

@@ -25,6 +25,12 @@ pub(crate) const START: Timestamp = Timestamp(1_800_000_000_000_000);
 /// How long a create may wait before it must not be sent.
 pub(crate) const SEND_WITHIN: Span = Span::seconds(5);
 
+/// What is recorded of something that takes so long in all but a few of many cases.
+pub(crate) fn figures(usual: Span) -> Figures {
+    let usual = Some(usual);
+    Figures { samples: 5000, finished: 5000, p50: usual, p95: usual, p99: usual, high: usual, alone: false, off_until: None }
+}
+
 /// Ids from a seed, jitter always in the middle, so that pauses are those of the text book.
 #[derive(Debug, Clone)]
 pub(crate) struct Even(pub(crate) SplitMix);
@@ -138,19 +144,9 @@ impl Bench {
 
     /// So long does each step take in 95 of 100 cases, as is recorded of enough of them.
     pub(crate) fn record_steps(&mut self, p95: Span) {
-        let figures = Figures {
-            samples: 1000,
-            finished: 1000,
-            p50: None,
-            p95: Some(p95),
-            p99: None,
-            high: None,
-            alone: false,
-            off_until: None,
-        };
         let of = |step| Key { provider: ProviderType::Simulation, cluster: None, operation: step_name(step), size: None };
         let known = Arc::make_mut(&mut self.known);
-        Arc::make_mut(&mut known.deadlines).update(Step::ALL.map(|step| (of(step), figures)));
+        Arc::make_mut(&mut known.deadlines).update(Step::ALL.map(|step| (of(step), figures(p95))));
     }
 
     fn with<T>(&mut self, actor: Option<Actor>, act: impl FnOnce(&mut Run, &mut Moment<'_>) -> T) -> T {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use provisor_core::cluster::{ProviderType, Settings};
-use provisor_core::deadline::{Deadlines, Figures, Key};
+use provisor_core::deadline::{Deadlines, Key};
 use provisor_core::event::EventKind;
 use provisor_core::known::Known;
 use provisor_core::timeline::{Fact, timeline};
@@ -11,7 +11,7 @@ use provisor_core::workflow::{Answer, Call, Made, Reply};
 use provisor_core::{Span, State};
 use serde_json::json;
 
-use crate::bench::{Bench, START, spec};
+use crate::bench::{Bench, START, figures, spec};
 use crate::plans::Plans;
 
 /// A bench that knows how long `slow` takes: 4 s for all but a few.
@@ -23,18 +23,7 @@ fn bench_of(clusters: &[&str], settings: Settings) -> Bench {
     let plans = Plans::of("slow/60s | b | c | d");
     let mut bench = Bench::admit(spec("vps", &json!({})), plans, clusters, settings, 1);
     let key = Key::of(ProviderType::Simulation, bench.clusters[0].id, "slow", &bench.run.spec);
-    let second = Some(Span::seconds(4));
-    let figures = Figures {
-        samples: 5000,
-        finished: 5000,
-        p50: second,
-        p95: second,
-        p99: second,
-        high: second,
-        alone: false,
-        off_until: None,
-    };
-    bench.known = Arc::new(Known { deadlines: Arc::new(Deadlines::new([(key, figures)])), ..Known::default() });
+    bench.known = Arc::new(Known { deadlines: Arc::new(Deadlines::new([(key, figures(Span::seconds(4)))])), ..Known::default() });
     bench
 }
 
