@@ -169,8 +169,6 @@ impl Engine {
                     store_failed!(error, resource = %row.id, "an orphan could not be released; the next sweep tries again");
                     continue;
                 }
-                // What comes back once more is seen twice once more.
-                self.mark(role, Vec::new(), vec![row.id]).await?;
                 inventory.released.push(found.provider_id);
             }
         }
@@ -262,7 +260,9 @@ impl Engine {
                 Released::Gone => {
                     crash::at(Point::AfterSweepRelease, || found.kind.as_str().into()).await;
                     info!(cluster = %view.spec.name, provider_id = %found.provider_id, "an orphan was released");
-                    return Ok(());
+                    // What comes back once more is seen twice once more.
+                    let unseen = row.map(|row| row.id).into_iter().collect();
+                    return self.mark(role, Vec::new(), unseen).await.map(drop);
                 }
                 Released::Replaced => return Err(OpError::NotFound("orphaned object")),
                 Released::Running { look_again, .. } => {
