@@ -109,7 +109,7 @@ impl Desk<'_> {
 
     /// Lets core decide, and gives back the room of attempts that are released by it, as the real store does with every
     /// change of a request.
-    pub fn keep<T>(&mut self, run: &mut Run, act: impl FnOnce(&mut Self, &mut Run) -> T) -> T {
+    pub fn with_room<T>(&mut self, run: &mut Run, act: impl FnOnce(&mut Self, &mut Run) -> T) -> T {
         let held = unreleased(run);
         let done = act(self, run);
         let kept = unreleased(run);
@@ -123,7 +123,7 @@ impl Desk<'_> {
 
     /// Decides what is next, with a further attempt where one is wanted.
     pub fn advance(&mut self, run: &mut Run) -> Directive {
-        self.keep(run, Self::decide)
+        self.with_room(run, Self::decide)
     }
 
     fn decide(&mut self, run: &mut Run) -> Directive {

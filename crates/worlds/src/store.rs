@@ -67,7 +67,7 @@ impl Row {
             return None;
         }
         for answer in answers {
-            desk.keep(&mut self.run, |desk, run| desk.with(|m| run.settle(answer, m)));
+            desk.with_room(&mut self.run, |desk, run| desk.with(|m| run.settle(answer, m)));
         }
         let directive = desk.advance(&mut self.run);
         let held = !directive.calls.is_empty() || in_flight;
@@ -84,7 +84,7 @@ impl Row {
     pub fn ask(&mut self, command: Command, desk: &mut Desk<'_>) -> bool {
         let before = self.run.clone();
         desk.generation = self.generation;
-        let asked = desk.keep(&mut self.run, |desk, run| desk.with(|m| run.command(command, m))).is_ok();
+        let asked = desk.with_room(&mut self.run, |desk, run| desk.with(|m| run.command(command, m))).is_ok();
         if asked && self.run != before {
             self.attention = self.worker.is_some();
             if self.worker.is_none() {
