@@ -17,3 +17,4 @@ mod faults;
 mod record;
 mod recorded;
 mod tls;
+mod user;

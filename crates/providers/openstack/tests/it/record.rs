@@ -10,19 +10,14 @@ use crate::cloud::{environment, settings};
 use crate::driver::{Attempt, connect, spec};
 use crate::fake::{Exchange, Fake, Reply, client};
 use crate::recorded::{PATH, key};
+use crate::user::User;
 
 /// Where the services of the environment's cloud are.
 async fn roots(auth_url: &str, credentials: &Value) -> Map<String, Value> {
-    let text = |key: &str| credentials[key].as_str().unwrap_or_default().to_owned();
-    let user = json!({"name": text("username"), "password": text("password"), "domain": {"name": "Default"}});
-    let scope = json!({"project": {"name": text("project_name"), "domain": {"name": "Default"}}});
-    let login = json!({"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}});
-    let client = client();
-    let answer = client.post(format!("{auth_url}/auth/tokens")).json(&login).send().await.expect("an answer");
-    let body: Value = answer.json().await.expect("a token");
+    let user = User::login(auth_url, credentials).await;
     let mut roots = Map::new();
     roots.insert("identity".to_owned(), json!(root(auth_url)));
-    for service in body["token"]["catalog"].as_array().expect("a catalog") {
+    for service in user.catalog.as_array().expect("a catalog") {
         let name = match service["type"].as_str().unwrap_or_default() {
             "block-storage" | "volumev3" => "volume",
             other => other,
