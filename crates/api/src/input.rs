@@ -105,6 +105,15 @@ impl Params {
         Some(value.clone()).filter(|v| !v.is_empty())
     }
 
+    /// A text that must not be empty where it is given: without it something else is asked for.
+    pub(crate) fn filled(&mut self, name: &'static str) -> Option<String> {
+        let (text, given) = (self.text(name), self.pairs.iter().any(|(n, _)| n == name));
+        if given && text.is_none() {
+            self.flaw(name, "required", "", format!("{name} must not be empty"));
+        }
+        text
+    }
+
     /// A text that `parse` understands.
     pub(crate) fn parsed<T>(&mut self, name: &'static str, wanted: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         let text = self.text(name)?;

@@ -38,8 +38,10 @@ use crate::restored::Unknown;
 const PAGES_AT_MOST: usize = 10_000;
 /// Longest time of one call: a backend that does not answer must not stop the sweeps of the others.
 const CALL_LIMIT: Span = Span::seconds(60);
-/// Why so few looks at what goes: what is not gone by then is seen by the next sweep.
-const LOOKS: u32 = 30;
+/// So long a sweep waits for one object to go; what is not gone by then is seen by the next one.
+const GONE_WITHIN: Span = Span::seconds(60);
+/// So long an administrator waits for it, whose call must have an answer.
+const TOLD_WITHIN: Span = Span::seconds(15);
 /// How often the timer looks whether a cluster is due.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -116,7 +118,7 @@ impl Engine {
         let orphan = inventory.orphaned.iter().find(|(_, found)| found.provider_id == provider_id).cloned();
         let (row, found) = orphan.ok_or(OpError::NotFound("orphaned object"))?;
         warn!(cluster = %view.spec.name, provider_id, kind = found.kind, tag = found.tag, by, "an orphan is released because an administrator said so");
-        self.release(None, &view, row.as_ref(), &found).await?;
+        self.release(None, &view, row.as_ref(), &found, TOLD_WITHIN).await?;
         inventory.released.push(found.provider_id);
         inventory.balance(&view, &self.store.run(QuotaProof).await?);
         Ok(inventory.to_json())
@@ -165,7 +167,7 @@ impl Engine {
             inventory.alarm = Some(format!("{} objects would be released, more than {limit}; nothing is released", wanted.len()));
         } else if !dry_run && !mutant::on(Mutant::NoSweep) {
             for (row, found) in wanted {
-                if let Err(error) = self.release(role, view, Some(&row), &found).await {
+                if let Err(error) = self.release(role, view, Some(&row), &found, GONE_WITHIN).await {
                     store_failed!(error, resource = %row.id, "an orphan could not be released; the next sweep tries again");
                     continue;
                 }
@@ -235,9 +237,10 @@ impl Engine {
         view: &ClusterView,
         row: Option<&RowSummary>,
         found: &Found,
+        patience: Span,
     ) -> Result<(), OpError> {
         let bound = self.registry.get(view.id).map_err(unreachable_backend)?;
-        let limit = call_limit(view, &format!("delete_{}", found.kind));
+        let limit = call_limit(view, &format!("delete_{}", found.kind)).min(patience.to_std());
         let held = Held {
             kind: found.kind.clone(),
             tag: Tag(found.tag.clone()),
@@ -254,7 +257,8 @@ impl Engine {
             self.store.run(Under { role: role.cloned(), op }).await?;
         }
         crash::at(Point::WithinSweep, || found.kind.as_str().into()).await;
-        for _ in 0..LOOKS {
+        let until = self.store.now().plus(patience);
+        loop {
             let asked = tokio::time::timeout(limit, bound.provider.release(&held)).await;
             match asked.map_err(silent).and_then(|answer| answer).map_err(unreachable_backend)? {
                 Released::Gone => {
@@ -265,13 +269,16 @@ impl Engine {
                     return self.mark(role, Vec::new(), unseen).await.map(drop);
                 }
                 Released::Replaced => return Err(OpError::NotFound("orphaned object")),
-                Released::Running { look_again, .. } => {
-                    tokio::time::sleep(look_again.unwrap_or(Span::seconds(2)).to_std()).await;
+                Released::Running { look_again, seen } => {
+                    let left = until.since(self.store.now());
+                    if left <= Span::ZERO {
+                        let text = format!("{} {} was told to go and is still there: {seen}", found.kind, found.provider_id);
+                        return Err(unreachable_backend(Failure::new(Class::Transient, "still_there", text)));
+                    }
+                    tokio::time::sleep(look_again.unwrap_or(Span::seconds(2)).min(left).to_std()).await;
                 }
             }
         }
-        let still = format!("{} is still there after {LOOKS} looks", found.provider_id);
-        Err(unreachable_backend(Failure::new(Class::Transient, "still_there", still)))
     }
 
     async fn compare(&self, view: &ClusterView) -> Result<Inventory, OpError> {

@@ -140,7 +140,7 @@ pub(crate) async fn sweep(
     mut params: Params,
     OptionalBody(_body): OptionalBody,
 ) -> Answer {
-    let (dry_run, release) = (params.flag("dry_run"), params.text("release"));
+    let (dry_run, release) = (params.flag("dry_run"), params.filled("release"));
     if let Some(release) = release.as_ref().filter(|_| dry_run) {
         params.flaw("release", "exclusive", release, "release does something, and dry_run asks that nothing is done");
     }

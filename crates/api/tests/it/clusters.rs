@@ -71,6 +71,8 @@ async fn tests_and_inventories_answer() {
     world.post("/api/clusters/one/sweep?release=srv-1", &json!({})).await.problem("unavailable");
     let both = world.post("/api/clusters/one/sweep?release=srv-1&dry_run=true", &json!({})).await;
     assert_eq!(both.faults(), [("?release".into(), "exclusive".into())]);
+    let empty = world.post("/api/clusters/one/sweep?release=", &json!({})).await;
+    assert_eq!(empty.faults(), [("?release".into(), "required".into())], "it is no sweep of everything");
     for (method, path) in [("POST", "test"), ("GET", "inventory"), ("POST", "sweep"), ("POST", "sweep?release=x")] {
         world.call(method, &format!("/api/clusters/none/{path}"), None, &[]).await.problem("not_found");
     }

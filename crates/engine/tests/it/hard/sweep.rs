@@ -1,13 +1,14 @@
 //! The sweeper: its safety (H2), drift (H15), and a store that is older than the world (H41).
 
-use provisor_core::State;
 use provisor_core::event::EventKind;
+use provisor_core::{Span, State};
 use provisor_store::OpError;
 use provisor_store::ops::log::EntriesOf;
 use serde_json::json;
 
 use crate::ground::Ground;
 use crate::steps::{ask, completed, deprovision, sleep};
+use crate::toy::Next;
 use crate::world::Test;
 
 /// The tag and the id of a server that was made and released.
@@ -122,6 +123,13 @@ pub(crate) async fn h41_an_own_tag_without_a_row_stops_all_releases(ground: Grou
     // Only what is listed as orphaned can be released by its id.
     let wrong = t.engine.release_orphan("one", "nothing-of-that-name", "test").await;
     assert!(matches!(wrong, Err(OpError::NotFound(_))), "{wrong:?}");
+    assert_eq!(t.world.live().len(), 2);
+    // A call must have an answer: what does not go is told as such, and can be asked for again.
+    t.world.script("one", "delete_server", &[Next::Hang]);
+    let asked = t.engine.store().now();
+    let silent = t.engine.release_orphan("one", "stranger", "test").await;
+    assert!(matches!(&silent, Err(OpError::Backend { code, .. }) if code == "backend_silent"), "{silent:?}");
+    assert!(t.engine.store().now().since(asked) < Span::seconds(20));
     assert_eq!(t.world.live().len(), 2);
     // Once it is explained, here by an administrator's word, the sweeper goes on.
     let released = t.engine.release_orphan("one", "stranger", "test").await.unwrap();
